@@ -1,0 +1,50 @@
+"""Pieces shared by encoders, decoders and heads. Shapes: N rows, C channels, [H, W] map."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from variata.core import Size
+
+
+def project(inputs: Size, outputs: Size) -> nn.Module:
+    """A linear map between feature shapes: `Linear` between vectors, 3x3 `Conv2d` between maps of one size."""
+    if len(inputs) == len(outputs) == 1:
+        return nn.Linear(inputs[0], outputs[0])
+    if tuple(inputs[1:]) == tuple(outputs[1:]):
+        return nn.Conv2d(inputs[0], outputs[0], 3, padding=1)
+    raise ValueError(f"No projection from features of shape {tuple(inputs)} to {tuple(outputs)}: sizes differ.")
+
+
+class Residual(nn.Module):
+    """x + conv(silu(conv(silu(x)))), both 3x3; the identity at the start (He et al. 2016, arXiv:1603.05027)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.inner = nn.Conv2d(channels, channels, 3, padding=1)
+        self.outer = nn.Conv2d(channels, channels, 3, padding=1)
+        nn.init.zeros_(self.outer.weight)
+        nn.init.zeros_(self.outer.bias)
+
+    def forward(self, x: Tensor) -> Tensor:  # [N, C, H, W] -> [N, C, H, W]
+        return x + self.outer(F.silu(self.inner(F.silu(x))))
+
+
+class Concat(nn.Module):
+    """Merges a draw into the state by concatenation; with an empty state, z is the state."""
+
+    def forward(self, state: Tensor, z: Tensor) -> Tensor:  # [N, S], [N, D] -> [N, S + D]
+        return torch.cat([state, z], 1)
+
+
+def layers(widths: list[int]) -> nn.Sequential:
+    """Linear maps from one width to the next, each followed by SiLU."""
+    pairs = zip(widths, widths[1:], strict=False)
+    return nn.Sequential(*[part for i, o in pairs for part in (nn.Linear(i, o), nn.SiLU())])
+
+
+def halved(size: Size, times: int) -> list[tuple[int, int]]:
+    """[H, W] and its successive halves, rounded up."""
+    return [(math.ceil(size[0] / 2**i), math.ceil(size[1] / 2**i)) for i in range(times + 1)]

@@ -1,0 +1,137 @@
+"""Start a run from the command line: compose, check names, then train; every error one paragraph and an exit code."""
+
+import os
+import secrets
+import sys
+import textwrap
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from variata.errors import Interrupted, RunError, UserError
+
+INSTALLED, CHECKOUT = Path(__file__).parents[1] / "conf", Path(__file__).parents[3] / "conf"
+CONF = INSTALLED if INSTALLED.is_dir() else CHECKOUT
+
+
+def guarded(command: Callable[[], Any]) -> int:
+    """Run a command; answer what the user can mend with a paragraph on stderr. Returns the exit code."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its exceptions over instead of printing and exiting
+    OmegaConf.register_new_resolver("run_dir", run_dir, replace=True, use_cache=True)
+    try:
+        command()
+        return 0
+    except (KeyboardInterrupt, Interrupted) as error:
+        say("Interrupted." if isinstance(error, KeyboardInterrupt) else str(error))
+        return getattr(error, "exit_code", 130)
+    except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
+        if debugging():
+            raise
+        known = mendable(error)
+        if known is None and isinstance(error, HydraException) and error.__cause__ is not None:
+            raise
+        say(str(known or explain(error)))
+        return known.exit_code if known else UserError.exit_code
+
+
+def run_dir(outputs: str, data: str, model: str, resume: str | None) -> str:
+    """outputs/<data>-<model>/<date>_<time>-<6 hex>, or the directory of the run to resume."""
+    if resume:
+        if not (Path(resume) / "config.yaml").is_file():
+            raise RunError(f"resume={resume} is no run directory: it has no config.yaml. Give the path of a run.")
+        return resume
+    return f"{outputs}/{data}-{model}/{datetime.now():%Y-%m-%d_%H-%M-%S}-{secrets.token_hex(3)}"
+
+
+def say(message: str) -> None:
+    """One paragraph on stderr."""
+    width = max(40, min(100, int(os.environ.get("COLUMNS", "100"))))
+    sys.stderr.write(textwrap.fill(f"variata: {message}", width, break_long_words=False, break_on_hyphens=False) + "\n")
+
+
+def debugging() -> bool:
+    """Whether the command line asks for tracebacks."""
+    return any(word.removeprefix("+") in ("debug=true", "debug=True") for word in sys.argv[1:])
+
+
+def mendable(error: BaseException | None) -> UserError | None:
+    """The error of ours that a library wrapped, if there is one."""
+    while error is not None and not isinstance(error, UserError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def explain(error: Exception) -> str:
+    """What Hydra, OmegaConf or the operating system found wrong, in our words."""
+    if isinstance(error, MissingConfigException) and error.options is not None and error.missing_cfg_file:
+        group, _, option = error.missing_cfg_file.rpartition("/")
+        return f"{group}={option} is unknown. {suggestion(option, error.options)}"
+    if isinstance(error, OSError):
+        return f"{error.filename} cannot be used: {error.strerror}. Choose another folder with outputs=... "
+    key = unknown_key(error)
+    if key is not None:
+        return f"{key} is not in the configuration. {suggestion(key, known_keys(), listed=8)}"
+    return " ".join(str(error).split())
+
+
+def unknown_key(error: Exception) -> str | None:
+    """The key of an override that matches nothing."""
+    words = str(error).split("'")
+    return words[1] if str(error).startswith("Could not override '") and len(words) > 2 else None
+
+
+def suggestion(given: str, allowed: Iterable[str], listed: int = 100) -> str:
+    """A did-you-mean and the choices nearest to what was given."""
+    from difflib import get_close_matches
+
+    allowed = sorted(allowed)
+    close = get_close_matches(given, allowed, n=1)
+    if len(allowed) > listed:
+        close_ones = get_close_matches(given, allowed, n=listed, cutoff=0.4)
+        tail = f"Near it: {', '.join(close_ones)}. " if close_ones else ""
+        tail += "See `python train.py --cfg job` for all keys."
+    else:
+        tail = f"Allowed: {', '.join(allowed)}."
+    return (f"Did you mean {close[0]}? " if close else "") + tail
+
+
+def known_keys() -> list[str]:
+    """Every key and group of the configuration the command line chose, leaving out what it overrides."""
+    GlobalHydra.instance().clear()
+    choices = [word for word in sys.argv[1:] if "=" in word and "." not in word.split("=")[0]]
+    with hydra.initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
+        for overrides in (choices, []):
+            try:
+                return sorted(keys(hydra.compose("config", overrides)))
+            except (HydraException, OmegaConfBaseException):
+                continue
+    return []
+
+
+def keys(node: DictConfig, prefix: str = "") -> Iterable[str]:
+    """Dotted names of all keys below a node."""
+    for name in node:
+        yield f"{prefix}{name}"
+        child = node._get_node(name)
+        if isinstance(child, DictConfig) and not child._is_none() and not child._is_interpolation():
+            yield from keys(child, f"{prefix}{name}.")
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+def job(config: DictConfig) -> None:
+    """What Hydra calls once per job."""
+    from variata.cli.train import train
+
+    train(config)
+
+
+def main() -> int:
+    """`train.py`, and `variata train`."""
+    return guarded(job)

@@ -1,0 +1,27 @@
+"""The console script `variata`."""
+
+import sys
+
+HELP = """usage: variata COMMAND ...
+
+commands:
+  train      train and test a model; the same as python train.py (variata train --help lists the options)
+  schedules  draw beta and the learning rate over training: variata schedules beta=cyclical
+  bench      compare the training loop with hand-written ones, and measure start-up and memory
+"""
+
+
+def main() -> int:
+    """Hand the rest of the command line to the command."""
+    command, sys.argv[1:] = (sys.argv[1] if len(sys.argv) > 1 else "--help"), sys.argv[2:]
+    if command == "train":
+        from variata.cli.launch import main as run
+    elif command == "schedules":
+        from variata.cli.schedules import main as run
+    elif command == "bench":
+        from variata.cli.bench import main as run
+    else:
+        known = command in ("-h", "--help")
+        (sys.stdout if known else sys.stderr).write(HELP)
+        return 0 if known else 2
+    return run()

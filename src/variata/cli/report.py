@@ -1,0 +1,77 @@
+"""What a run says about itself: the plan at its start, the results at its end."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from variata.core import VAE
+from variata.data.module import ImageDataModule
+
+MIB = 2**20
+
+
+def plan(folder: Path, data: ImageDataModule, vae: VAE, trainer: pl.Trainer, config: dict[str, Any]) -> None:
+    """Print what is about to happen."""
+    sizes = " / ".join(f"{len(data.images[split]):,}" for split in ("train", "val", "test"))
+    parts = {"encoder": vae.encoder, "rungs": vae.rungs, "decoder": vae.decoder, "likelihood": vae.likelihood}
+    counts = ", ".join(f"{name} {parameters(part):,}" for name, part in parts.items())
+    latents = ", ".join(str(list(rung)) for rung in latent_shapes(vae, data))
+    stored = sum(images.nbytes for images in data.images.values())
+    epochs, updates = trainer.max_epochs, data.updates_per_epoch
+    steps = trainer.max_steps if trainer.max_steps not in (None, -1) else epochs * updates
+    rows = {
+        "data": f"{data.protocol}, {data.kind}",
+        "images": f"{sizes} (train / val / test) of {list(data.shape)}, {stored / MIB:.0f} MiB",
+        "model": f"{parameters(vae):,} parameters ({counts}), latent {latents}",
+        "memory": f"{16 * parameters(vae) / MIB:.0f} MiB for weights, gradients and optimizer, beside activations",
+        "training": f"{steps:,} updates of {data.batch_size} images, {updates:,} per epoch, seed {config['seed']}",
+        "device": f"{trainer.num_devices} x {trainer.strategy.root_device.type}, precision {trainer.precision}",
+        "test": f"NLL with {config['evaluate']['samples']:,} samples per image",
+        "run": str(folder),
+    }
+    show("plan", rows)
+
+
+def results_table(folder: Path, results: dict[str, Any]) -> None:
+    """Print how the run ended, its figures, and where its pictures are."""
+    rows = {"status": results["status"]}
+    if "test/nll" in results:
+        rows |= {
+            "test NLL": f"{results['test/nll']:.2f} ± {results['test/nll_stderr']:.2f} nats per image "
+            f"({results['test/nll_samples']:,} samples, {results['test/images']:,} images)",
+            "test ELBO": f"{results['test/elbo']:.2f} = -(rate {results['test/rate']:.2f} + "
+            f"distortion {results['test/distortion']:.2f})",
+            "bits per dim": f"{results['test/bits_per_dim']:.4f}",
+            "active units": str(results["test/active_units"]),
+        }
+    rows["training"] = (
+        f"{results['train/steps']:,} updates in {results['train/seconds']:.0f} s, "
+        f"{results['train/images_per_second']:,.0f} images/s"
+    )
+    rows |= {path.stem: str(path) for path in sorted((folder / "images").glob("*.png"))}
+    rows["run"] = str(folder)
+    show("results", rows)
+
+
+def show(title: str, rows: dict[str, str]) -> None:
+    """A table of names and values."""
+    table = Table(title=title, show_header=False, title_justify="left")
+    for name, value in rows.items():
+        table.add_row(name, value)
+    Console().print(table)
+
+
+def parameters(module: nn.Module) -> int:
+    """Trainable parameters."""
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)
+
+
+def latent_shapes(vae: VAE, data: ImageDataModule) -> list[tuple[int, ...]]:
+    """Shape of each rung's z, top first."""
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        return [tuple(latent.z.shape[1:]) for latent in vae.encode(torch.zeros(1, *data.shape))]

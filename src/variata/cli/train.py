@@ -1,0 +1,297 @@
+"""One run, from a composed configuration to results.json."""
+
+import logging
+import shutil
+import signal
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import lightning.pytorch as pl
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from variata import checkpoints, runs
+from variata.callbacks import Last, Pictures, Progress
+from variata.cli.report import plan, results_table
+from variata.core import VAE
+from variata.data.module import ImageDataModule
+from variata.errors import ConfigError, Interrupted, RunError
+from variata.loggers import CSV
+from variata.runs import Config
+from variata.targets import build, check, check_values
+from variata.training import Training
+
+log = logging.getLogger("variata")
+
+
+@dataclass
+class Settings:
+    """Options of the run as a whole.
+
+    Args:
+        seed: Fixes weights, data order and noise.
+        log_every: Updates between two records of training.
+        updates_per_call: Updates taken per call of Lightning's hook, on one device.
+        checkpoint_every: Seconds between two writes of last.ckpt.
+        compile: Whether to compile the training step; "auto" does for long training.
+        resume: Run directory to go on with.
+        outputs: Folder of run directories.
+        debug: Whether errors show a traceback.
+    """
+
+    seed: int
+    log_every: int
+    updates_per_call: int
+    checkpoint_every: float
+    compile: bool | str
+    resume: str | None
+    outputs: str
+    debug: bool
+
+
+@dataclass
+class Evaluate:
+    """How the test set is judged.
+
+    Args:
+        samples: K of the importance-weighted NLL.
+        rows: Images times samples decoded at once.
+    """
+
+    samples: int
+    rows: int
+
+
+PARTS = ("data", "model", "objective", "beta", "optimizer", "scheduler", "trainer", "logger", "callbacks")
+OURS = {"on_nan": str}  # options of trainer= that are not Lightning's
+POSITIVE = ("log_every", "updates_per_call", "evaluate.samples", "evaluate.rows")
+
+
+def train(composed: DictConfig) -> None:
+    """Train, test and report.
+
+    Raises:
+        UserError: Something the user can mend. What is found before training begins leaves nothing behind.
+        Interrupted: Ctrl-C or SIGTERM; the run can be resumed.
+    """
+    quiet()
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    with clean_start(folder, keep=bool(composed.resume)):
+        config = settled(composed)
+        run = Run(config, folder)
+    with run.reported():
+        run.fit()
+        run.test()
+
+
+class Run:
+    """One run: its parts built and its data read, ready to start.
+
+    Args:
+        config: Resolved and checked.
+        folder: The run directory.
+    """
+
+    def __init__(self, config: Config, folder: Path) -> None:
+        self.config, self.folder = config, folder
+        last = folder / "checkpoints" / "last.ckpt"
+        self.resume = last if config["resume"] and last.is_file() else None
+        earlier = checkpoints.read(last)["variata"] if self.resume else {}
+        torch.compiler.reset()  # jobs of a multirun may share the process
+        pl.seed_everything(config["seed"], verbose=False)
+        self.data: ImageDataModule = build(config["data"], "data")
+        self.training, self.vae = assemble(config, self.data)
+        options = {name: value for name, value in config["trainer"].items() if name not in (*OURS, "gradient_clip_val")}
+        self.best = ModelCheckpoint(folder / "checkpoints", "best", "val/elbo", mode="max", enable_version_counter=False)
+        self.last, self.pictures = Last(folder / "checkpoints", config["checkpoint_every"]), Pictures()
+        callbacks: list[Callback] = [build(node, f"callbacks.{name}") for name, node in config["callbacks"].items() if node]
+        self.trainer: pl.Trainer = build(
+            options,
+            "trainer",
+            logger=False,
+            callbacks=[Progress(), *callbacks, self.last, self.best],
+            default_root_dir=folder,
+            num_sanity_val_steps=0,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+        )
+        self.data.trainer = self.trainer
+        self.data.seed = config["seed"]
+        self.data.updates_per_call = config["updates_per_call"] if self.trainer.world_size == 1 else 1
+        self.data.setup()
+        with torch.no_grad():
+            self.vae.decoder.bias.copy_(self.vae.likelihood.initial(self.data.mean()))
+        self.results: dict[str, Any] = {**runs.provenance(config, self.data.protocol), "status": "failed"}
+        self._start(earlier)
+
+    def _start(self, earlier: dict[str, Any]) -> None:
+        if not self.trainer.is_global_zero:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if not earlier:
+            runs.write_config(self.folder, self.config, list(HydraConfig.get().overrides.task))
+        csv = CSV(self.folder / "metrics.csv", until=earlier.get("step", 0) if self.config["resume"] else None)
+        self.trainer.loggers = [csv, *self._logger()]
+        plan(self.folder, self.data, self.vae, self.trainer, self.config)
+
+    def _logger(self) -> list[Logger]:
+        if not self.config["logger"]:
+            return []
+        multirun = HydraConfig.get().mode == RunMode.MULTIRUN
+        group = Path(HydraConfig.get().sweep.dir).name if multirun else None
+        return [build(self.config["logger"], "logger")(self.folder, self.config, group)]
+
+    def fit(self) -> None:
+        """Train to the end, from the last checkpoint where there is one, and take the best weights."""
+        self.trainer.fit(self.training, datamodule=self.data, ckpt_path=self.resume, weights_only=True)
+        if self.best.best_model_path:
+            self.vae.load_state_dict(checkpoints.weights(checkpoints.read(Path(self.best.best_model_path))))
+
+    def test(self) -> None:
+        """Judge the best weights on the whole test set."""
+        self.trainer.test(self.training, datamodule=self.data, verbose=False)
+        metrics = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
+        pixels = self.vae.decoder.bias[0].numel() * self.data.shape[0]
+        self.results |= runs.test_results(metrics, self.config["evaluate"]["samples"], pixels, self.data.kind)
+        self.pictures.draw(self.trainer, self.training)
+        self.results["status"] = "finished"
+
+    @contextmanager
+    def reported(self) -> Iterator[None]:
+        """However the run ends: results.json is written, W&B is closed with the right status, signals are restored."""
+        try:
+            with self._signals():
+                yield
+        except (Interrupted, SIGTERMException, SystemExit) as error:
+            self.results["status"] = "interrupted"
+            signum = self.last.signum or signal.SIGTERM
+            raise error if isinstance(error, Interrupted) else Interrupted(signum) from error
+        finally:
+            self._close()
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        def stop(signum: int, frame: Any) -> None:
+            if self.last.signum is not None:  # asked twice: do not wait for the update to finish
+                raise Interrupted(signum)
+            self.last.signum = signum
+
+        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _close(self) -> None:
+        training, batch = self.training, self.data.batch_size
+        self.results |= {"train/steps": training.step, "train/seconds": round(training.seconds, 2)}
+        self.results["train/images_per_second"] = round(training.step * batch / max(training.seconds, 1e-9), 1)
+        if not self.trainer.is_global_zero:
+            return
+        runs.write_results(self.folder, self.results)
+        log.info("%s", self.results)
+        for logger in self.trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.experiment.summary.update(self.results)
+                logger.experiment.finish(exit_code=0 if self.results["status"] == "finished" else 1)
+        results_table(self.folder, self.results)
+
+
+def settled(composed: DictConfig) -> Config:
+    """The resolved configuration, every name and type in it checked."""
+    if composed.resume:
+        overrides = [o for o in HydraConfig.get().overrides.task if not o.startswith("resume=")]
+        config = resumed(Path(composed.resume), overrides)
+    else:
+        config = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    settings = {name: value for name, value in config.items() if not isinstance(value, dict)}
+    check_values(settings, get_type_hints(Settings), "", "a run")
+    check_values(config["evaluate"], get_type_hints(Evaluate), "evaluate", "evaluate")
+    for part in PARTS:
+        check(config[part], part, extra=OURS if part == "trainer" else None)
+    for name in POSITIVE:
+        if (value := OmegaConf.select(OmegaConf.create(config), name)) < 1:
+            raise ConfigError(f"{name}={value} is less than 1.")
+    one_of("trainer.on_nan", config["trainer"]["on_nan"], ("stop", "skip"))
+    one_of("compile", config["compile"], (True, False, "auto"))
+    return config
+
+
+def resumed(run: Path, overrides: list[str]) -> Config:
+    """The configuration of an earlier run, single values of it changed by overrides like `trainer.max_epochs=200`."""
+    config = OmegaConf.create(runs.read_config(run))
+    OmegaConf.set_struct(config, True)
+    for override in overrides:
+        name = override.partition("=")[0]
+        if isinstance(OmegaConf.select(config, name), DictConfig):
+            raise RunError(f"{override} cannot change a resumed run; only single values can, like trainer.max_epochs=200.")
+        try:
+            config.merge_with_dotlist([override])
+        except OmegaConfBaseException as error:
+            raise ConfigError(f"{name} is not in the configuration of {run}.") from error
+    config.resume = str(run)
+    return OmegaConf.to_container(config)
+
+
+def assemble(config: Config, data: ImageDataModule) -> tuple[Training, VAE]:
+    """The model and what trains it, of parts that fit together."""
+    parts = {part: build(config[part], part) for part in ("model", "objective", "beta", "optimizer", "scheduler")}
+    vae = parts.pop("model")
+    if data.kind not in vae.likelihood.accepts:
+        raise ConfigError(
+            f"The likelihood {type(vae.likelihood).__name__} is no density of {data.kind} data, which {data.protocol} is; "
+            f"it accepts {', '.join(sorted(vae.likelihood.accepts))} data. "
+            f"Use likelihood={'bernoulli' if data.kind == 'binary' else 'gaussian'}, or another data.binarize."
+        )
+    trainer = config["trainer"]
+    training = Training(
+        vae,
+        **parts,
+        **config["evaluate"],
+        log_every=config["log_every"],
+        gradient_clip_val=trainer["gradient_clip_val"],
+        on_nan=trainer["on_nan"],
+        compile=config["compile"],
+        config=config,
+    )
+    return training, vae
+
+
+def one_of(key: str, value: Any, allowed: tuple) -> None:
+    """Refuse a value that is none of the allowed ones."""
+    if value not in allowed:
+        raise ConfigError(f"{key}={value} is unknown. Use one of {', '.join(str(a).lower() for a in allowed)}.")
+
+
+@contextmanager
+def clean_start(folder: Path, keep: bool) -> Iterator[None]:
+    """Remove the run directory and what it leaves empty if the run cannot even start."""
+    try:
+        yield
+    except BaseException:
+        if not keep and rank_zero_only.rank == 0:
+            logging.shutdown()
+            shutil.rmtree(folder, ignore_errors=True)
+            with suppress(OSError):
+                for parent in (folder.parent, folder.parent.parent):
+                    parent.rmdir()
+        raise
+
+
+def quiet() -> None:
+    """Silence what Lightning says about things that are as they should be."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for message in (".*does not have many workers.*", ".*dataloader is not resumable.*", ".*not resumable.*", ".*LeafSpec.*"):
+        warnings.filterwarnings("ignore", message)

@@ -1,0 +1,186 @@
+r"""The whole probabilistic model: Latent, Trace, Rung, VAE.
+
+A VAE is an encoder, a ladder of rungs and a decoder. Each rung holds one latent variable; a flat VAE has one rung.
+
+    p(x, z) = p(x | z) prod_l p(z_l | z_<l)        q(z | x) = prod_l q(z_l | z_<l, x)
+
+Shapes: B images, K importance samples, N = K*B rows, L rungs (top first), D latent dims, S state dims, [C, H, W] image.
+All log-densities and divergences are float32 and in nats.
+
+Kingma & Welling 2013, https://arxiv.org/abs/1312.6114; Sønderby et al. 2016, https://arxiv.org/abs/1602.02282
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution, Independent, kl_divergence
+
+Size = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Latent:
+    """One latent variable of one pass: the draw z, its log-density, and the distributions it was drawn with.
+
+    Args:
+        z: The draw from q, [N, *D].
+        log_q: log q(z | x), [N], recorded when z was drawn: an autoregressive flow would be slow to recover it later.
+        q: Posterior, batch [N]. When generating, q is p.
+        p: Prior, batch [N].
+    """
+
+    z: Tensor
+    log_q: Tensor
+    q: Distribution
+    p: Distribution
+
+    @property
+    def log_ratio(self) -> Tensor:
+        """log q(z | x) - log p(z): the one-sample estimate of KL(q || p), [N]."""
+        return self.log_q - self.p.log_prob(self.z)
+
+    @property
+    def kl(self) -> Tensor:
+        """KL(q || p), [N]: exact where torch knows the pair, else the one-sample estimate."""
+        try:
+            return kl_divergence(self.q, self.p)
+        except NotImplementedError:
+            return self.log_ratio
+
+    @property
+    def kl_per_dim(self) -> Tensor | None:
+        """KL(q || p) of each latent dimension, [N, *D], or None where q or p does not factorise."""
+        if isinstance(self.q, Independent) and isinstance(self.p, Independent):
+            return kl_divergence(self.q.base_dist, self.p.base_dist)
+        return None
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What one pass leaves behind; all that objectives, metrics and callbacks see.
+
+    Args:
+        x: Images, [B, C, H, W].
+        px: p(x | z), batch [N].
+        latents: One per rung, top first.
+        samples: K. Row k*B + b belongs to sample k of image b.
+    """
+
+    x: Tensor
+    px: Distribution
+    latents: tuple[Latent, ...]
+    samples: int
+
+    @property
+    def log_px(self) -> Tensor:
+        """log p(x | z), [K, B]."""
+        return self._fold(self.px.log_prob(repeat(self.x, self.samples)))
+
+    @property
+    def kl(self) -> Tensor:
+        """KL(q_l || p_l) per rung, [L, K, B]."""
+        return torch.stack([self._fold(latent.kl) for latent in self.latents])
+
+    @property
+    def log_ratio(self) -> Tensor:
+        """log q_l(z_l) - log p_l(z_l) per rung, [L, K, B]."""
+        return torch.stack([self._fold(latent.log_ratio) for latent in self.latents])
+
+    @property
+    def log_w(self) -> Tensor:
+        """Importance weights log p(x, z) - log q(z | x), [K, B]; their mean over K estimates p(x)."""
+        return self.log_px - self.log_ratio.sum(0)
+
+    def _fold(self, rows: Tensor) -> Tensor:
+        return rows.unflatten(0, (self.samples, -1))  # [N] -> [K, B]
+
+
+class Rung(nn.Module):
+    """One latent variable: its posterior, its prior, and how its draw enters the state passed down.
+
+    Args:
+        posterior: `(h, state, p) -> Distribution`, batch [N].
+        prior: `(state) -> Distribution`, batch [N].
+        merge: `(state, z) -> state` of the rung below.
+    """
+
+    def __init__(self, posterior: nn.Module, prior: nn.Module, merge: nn.Module) -> None:
+        super().__init__()
+        self.posterior, self.prior, self.merge = posterior, prior, merge
+
+    def forward(self, state: Tensor, features: Tensor | None = None) -> tuple[Latent, Tensor]:
+        """state [N, *S], features [N, *F] -> the latent and the next state. Without features it generates: q is p."""
+        p = self.prior(state)
+        q = p if features is None else self.posterior(features, state, p)
+        z, log_q = draw(q)
+        return Latent(z, log_q, q, p), self.merge(state, z)
+
+
+class VAE(nn.Module):
+    """Encoder, rungs and decoder wired together. Build one with `variata.build`; it is never subclassed.
+
+    Args:
+        encoder: `x [N, C, H, W] -> list of features`, one per rung, top first.
+        rungs: The ladder, top first.
+        decoder: `state [N, *S] -> parameters [N, P*C, H, W]`.
+        likelihood: `parameters -> p(x | z)`, batch [N], event [C, H, W].
+        root: Shape of the state the top rung receives; `(0,)` for none.
+    """
+
+    def __init__(
+        self, encoder: nn.Module, rungs: Sequence[Rung], decoder: nn.Module, likelihood: nn.Module, root: Size
+    ) -> None:
+        super().__init__()
+        self.encoder, self.rungs = encoder, nn.ModuleList(rungs)
+        self.decoder, self.likelihood = decoder, likelihood
+        self.root = nn.Parameter(torch.zeros(root))
+
+    def forward(self, x: Tensor, samples: int = 1) -> Trace:
+        """Encode x [B, C, H, W] once, draw `samples` latents per image, decode them."""
+        features = [repeat(h, samples) for h in self.encoder(x)]
+        latents, state = self._descend(samples * len(x), features)
+        return Trace(x, self.likelihood(self.decoder(state)), latents, samples)
+
+    def encode(self, x: Tensor) -> tuple[Latent, ...]:
+        """The latents of x [N, C, H, W], top rung first; `encode(x)[0].q.mean` are the features of a flat model."""
+        return self._descend(len(x), self.encoder(x))[0]
+
+    def decode(self, *z: Tensor) -> Distribution:
+        """p(x | z) for given latents, top rung first; rungs below the given ones are drawn from their priors."""
+        state = self._root(len(z[0]))
+        for i, rung in enumerate(self.rungs):
+            state = rung.merge(state, z[i]) if i < len(z) else rung(state)[1]
+        return self.likelihood(self.decoder(state))
+
+    def sample(self, n: int) -> Distribution:
+        """p(x | z) for n draws z ~ p(z); `sample(n).mean` [n, C, H, W] are the pictures usually shown."""
+        return self.likelihood(self.decoder(self._descend(n, [None] * len(self.rungs))[1]))
+
+    def reconstruct(self, x: Tensor) -> Distribution:
+        """p(x | z) for one draw z ~ q(z | x) per image."""
+        return self(x).px
+
+    def _descend(self, n: int, features: Iterable[Tensor | None]) -> tuple[tuple[Latent, ...], Tensor]:
+        state, latents = self._root(n), []
+        for rung, h in zip(self.rungs, features, strict=True):
+            latent, state = rung(state, h)
+            latents.append(latent)
+        return tuple(latents), state
+
+    def _root(self, n: int) -> Tensor:
+        return self.root.expand(n, *self.root.shape)
+
+
+def draw(q: Distribution) -> tuple[Tensor, Tensor]:
+    """A draw of q and its log-density, taken in one pass where q can; reparameterised where q can."""
+    if hasattr(q, "rsample_and_log_prob"):  # zuko's flows
+        return q.rsample_and_log_prob()
+    z = q.rsample() if q.has_rsample else q.sample()
+    return z, q.log_prob(z)
+
+
+def repeat(rows: Tensor, times: int) -> Tensor:
+    """[B, ...] -> [times * B, ...]; row k*B + b is row b."""
+    return rows if times == 1 else rows.repeat(times, *[1] * (rows.ndim - 1))

@@ -1,0 +1,42 @@
+"""From stored pixels to what a likelihood sees, on the device. Shapes: B images, [C, H, W] image, g grey value 0..255.
+
+Each takes images uint8 [B, C, H, W] and returns float32 of the same shape; the random ones draw anew at each call.
+"""
+
+import torch
+from torch import Generator, Tensor
+
+
+def as_real(images: Tensor, generator: Generator | None = None) -> Tensor:
+    """The stored values as float32: for binary sets and real-valued data."""
+    return images.float()
+
+
+def threshold(images: Tensor, generator: Generator | None = None) -> Tensor:
+    """x = 1 where g >= 128."""
+    return (images > 127).float()
+
+
+def binarise(images: Tensor, generator: Generator | None = None) -> Tensor:
+    """x ~ Bernoulli(g / 255) (Salakhutdinov & Murray 2008): grey 0 is never on and 255 always."""
+    return (uniform_255(images, generator) < images).float()
+
+
+def dequantise(images: Tensor, generator: Generator | None = None) -> Tensor:
+    """x = (g + u) / 256 with u uniform on [0, 1): a density of x bounds the mass of g (Theis et al. 2016, 1511.01844)."""
+    noise = torch.rand(images.shape, generator=generator, device=images.device)
+    return (images + noise) / 256
+
+
+def uniform_255(images: Tensor, generator: Generator | None = None) -> Tensor:
+    """Integers uniform on 0..254 as uint8, the shape of images, so that `u < g` has probability exactly g / 255.
+
+    On a CPU: random bytes, eight to a draw, and a second draw for the one in 256 that is 255.
+    """
+    if images.device.type != "cpu":
+        return torch.randint(0, 255, images.shape, generator=generator, dtype=torch.uint8, device=images.device)
+    words = torch.empty(-(-images.numel() // 8), dtype=torch.int64).random_(-(2**63), None, generator=generator)
+    u = words.view(torch.uint8)[: images.numel()]
+    (rejected,) = (u == 255).nonzero(as_tuple=True)
+    u[rejected] = torch.randint(0, 255, rejected.shape, generator=generator, dtype=torch.uint8)
+    return u.view(images.shape)

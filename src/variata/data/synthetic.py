@@ -1,0 +1,51 @@
+r"""Data whose log-likelihood is known. Shapes: d = C*H*W pixels, q latents."""
+
+import math
+from functools import partial
+
+import torch
+from torch import Generator, Tensor
+from torch.distributions import MultivariateNormal
+
+from variata.core import Size
+from variata.data.module import ImageDataModule
+from variata.data.pixels import as_real
+
+
+def linear_gaussian(
+    shape: Size = (1, 2, 4),
+    factors: int = 3,
+    noise: float = 0.5,
+    images: int = 2000,
+    batch_size: int = 200,
+    eval_batch_size: int = 200,
+    eval_seed: int = 777,
+) -> ImageDataModule:
+    r"""\(x = W z + \mu + \sigma \epsilon\) with z and epsilon standard normal: log p(x) is a Gaussian's.
+
+    Args:
+        shape: Of an image, [C, H, W].
+        factors: q, dimensions of z.
+        noise: sigma.
+        images: Of each split.
+        eval_seed: Of the parameters and of all images.
+    """
+    load = partial(load_linear_gaussian, tuple(shape), factors, noise, images, eval_seed)
+    protocol = f"linear_gaussian shape={list(shape)} factors={factors} noise={noise} images={images} seed={eval_seed}"
+    return ImageDataModule(load, as_real, "real", shape, protocol, batch_size, eval_batch_size, eval_seed)
+
+
+def density(shape: Size, factors: int, noise: float, seed: int) -> MultivariateNormal:
+    r"""The true p(x) = N(mu, W W^T + sigma^2 I) over flattened images, float64."""
+    d, generator = math.prod(shape), Generator().manual_seed(seed)
+    w = torch.randn(d, factors, generator=generator, dtype=torch.float64)
+    mean = torch.randn(d, generator=generator, dtype=torch.float64)
+    return MultivariateNormal(mean, w @ w.T + noise**2 * torch.eye(d, dtype=torch.float64))
+
+
+def load_linear_gaussian(shape: Size, factors: int, noise: float, images: int, seed: int) -> dict[str, Tensor]:
+    """Three independent splits, float32 [images, C, H, W]."""
+    p, generator = density(shape, factors, noise, seed), Generator().manual_seed(seed + 1)
+    draws = torch.randn(3 * images, math.prod(shape), generator=generator, dtype=torch.float64)
+    x = (p.mean + draws @ p.scale_tril.T).float().view(-1, *shape)
+    return dict(zip(("train", "val", "test"), x.split(images), strict=True))

@@ -1,0 +1,105 @@
+"""Decoders state -> parameters of the likelihood. Shapes: N rows, S state dims, [P*C, H, W] parameters."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from variata.blocks import Residual, halved, layers
+from variata.core import Size
+
+
+class Decoder(nn.Module, ABC):
+    """Maps the state below the last rung to the likelihood's parameters.
+
+    Every decoder adds a bias of its own to each parameter, so that training can start at the mean image.
+
+    Args:
+        state: Shape of the state, [S, ...].
+        shape: Of the parameters, [P*C, H, W].
+    """
+
+    def __init__(self, state: Size, shape: Size) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(shape))  # [P*C, H, W]
+
+    def forward(self, state: Tensor) -> Tensor:
+        """state [N, S, ...] -> parameters [N, P*C, H, W]."""
+        return self.body(state) + self.bias
+
+    @abstractmethod
+    def body(self, state: Tensor) -> Tensor:
+        """The same without the bias."""
+
+
+class MLPDecoder(Decoder):
+    """Fully connected layers with SiLU.
+
+    Args:
+        widths: Hidden widths in the encoder's order, from the image inwards.
+    """
+
+    def __init__(self, state: Size, shape: Size, widths: Sequence[int] = (400, 400)) -> None:
+        super().__init__(state, shape)
+        sizes = [math.prod(state), *reversed(widths)]
+        last = nn.Linear(sizes[-1], math.prod(shape), bias=False)
+        self.net = nn.Sequential(nn.Flatten(), *layers(sizes), last, nn.Unflatten(1, tuple(shape)))
+
+    def body(self, state: Tensor) -> Tensor:
+        return self.net(state)
+
+
+class ConvDecoder(Decoder):
+    """The mirror of `ConvEncoder`: residual blocks and upsampling by two per stage.
+
+    The last doubling is a convolution to four values per pixel, rearranged (Shi et al. 2016, arXiv:1609.05158), so that
+    nothing is computed with many channels at full size. Images of odd size are cut from the next even one.
+
+    Args:
+        channels: Of each stage in the encoder's order, from the image inwards.
+        blocks: Residual blocks of each stage.
+    """
+
+    def __init__(
+        self, state: Size, shape: Size, channels: Sequence[int] = (24, 48), blocks: Sequence[int] = (1, 1)
+    ) -> None:
+        super().__init__(state, shape)
+        sizes = halved(shape[1:], len(channels))
+        top = (channels[-1], *sizes[-1])
+        stages = [Expand(math.prod(state), top)]
+        for i in reversed(range(len(channels))):
+            stages += [Residual(channels[i]) for _ in range(blocks[i])] + [nn.SiLU()]
+            if i:
+                up = nn.ConvTranspose2d(channels[i], channels[i - 1], 4, stride=2, padding=1)
+            else:
+                up = nn.Sequential(nn.Conv2d(channels[0], 4 * shape[0], 3, padding=1, bias=False), nn.PixelShuffle(2))
+            stages += [up, Cut(sizes[i])]
+        self.net = nn.Sequential(*stages).to(memory_format=torch.channels_last)
+
+    def body(self, state: Tensor) -> Tensor:
+        return self.net(state)
+
+
+class Expand(nn.Module):
+    """A vector to a feature map in the channels-last memory format."""
+
+    def __init__(self, width: int, shape: Size) -> None:
+        super().__init__()
+        self.shape = tuple(shape)
+        self.linear = nn.Linear(width, math.prod(shape))
+
+    def forward(self, state: Tensor) -> Tensor:  # [N, S, ...] -> [N, C, H, W]
+        return self.linear(state.flatten(1)).unflatten(1, self.shape).contiguous(memory_format=torch.channels_last)
+
+
+class Cut(nn.Module):
+    """The top left part of a map."""
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.size = size
+
+    def forward(self, x: Tensor) -> Tensor:  # [N, C, >=H, >=W] -> [N, C, H, W]
+        return x[..., : self.size[0], : self.size[1]]

@@ -1,0 +1,37 @@
+"""What can go wrong in ways a user can mend. Each carries the exit code the command line answers with."""
+
+
+class UserError(Exception):
+    """Wrong input: the message says what was given, what is allowed and what to do."""
+
+    exit_code = 2
+
+
+class ConfigError(UserError):
+    """A configuration that cannot be built: unknown name, wrong type, parts that do not fit together."""
+
+
+class DataError(UserError):
+    """Data that is missing, damaged or not what its name says."""
+
+
+class RunError(UserError):
+    """A run directory or checkpoint that cannot be written, read or continued."""
+
+
+class Diverged(UserError):
+    """The loss became NaN or infinite."""
+
+    exit_code = 1
+
+
+class Interrupted(Exception):
+    """Ctrl-C or SIGTERM, met at a point where the run can be continued from.
+
+    Args:
+        signum: The signal, 2 or 15.
+    """
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(f"Interrupted by signal {signum}.")
+        self.exit_code = 128 + signum

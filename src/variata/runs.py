@@ -1,0 +1,90 @@
+"""The run directory: config.yaml, overrides.txt, checkpoints/, metrics.csv, results.json, images/, wandb/, train.log."""
+
+import json
+import math
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from variata import __version__, checkpoints
+from variata.core import VAE
+from variata.errors import RunError
+from variata.targets import build, check
+
+Config = dict[str, Any]
+
+
+def load(run: str | Path) -> VAE:
+    """The trained model of a run directory, ready to `encode`, `decode`, `sample` and `reconstruct`.
+
+    It has the weights of the best validation ELBO, is on the CPU and in evaluation mode.
+
+    Raises:
+        RunError: The directory holds no run, or a damaged one.
+    """
+    config = read_config(Path(run))
+    check(config["model"], "model")
+    vae = build(config["model"], "model")
+    vae.load_state_dict(checkpoints.weights(checkpoints.read(Path(run) / "checkpoints" / "best.ckpt")))
+    return vae.eval()
+
+
+def read_config(run: Path) -> Config:
+    """The resolved configuration of a run.
+
+    Raises:
+        RunError: There is none.
+    """
+    path = run / "config.yaml"
+    if not path.is_file():
+        raise RunError(f"{run} is no run directory: it has no config.yaml. Give one like outputs/<data>-<model>/<run>.")
+    config = OmegaConf.to_container(OmegaConf.load(path))
+    if not isinstance(config, dict) or "model" not in config:
+        raise RunError(f"{path} is not the configuration of a run.")
+    return config
+
+
+def write_config(run: Path, config: Config, overrides: list[str]) -> None:
+    """config.yaml and overrides.txt."""
+    write(run / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)))
+    write(run / "overrides.txt", "".join(f"{line}\n" for line in overrides))
+
+
+def write_results(run: Path, results: dict[str, Any]) -> None:
+    """results.json: figures in nats per image, how they were obtained, and how the run ended."""
+    write(run / "results.json", json.dumps(results, indent=2) + "\n")
+
+
+def write(path: Path, text: str) -> None:
+    """A whole file or none: written beside its place, then renamed."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text)
+    temporary.replace(path)
+
+
+def provenance(config: Config, protocol: str) -> dict[str, Any]:
+    """What a result needs beside its figures: data protocol, seed, version, commit."""
+    return {"data/protocol": protocol, "seed": config["seed"], "version": __version__, "git_sha": git_sha()}
+
+
+def git_sha() -> str | None:
+    """The commit the code is at, with `-dirty` where it was changed since; None outside a repository."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() or None
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def test_results(metrics: dict[str, float], samples: int, pixels: int, kind: str) -> dict[str, Any]:
+    """Figures of the test set by their fixed names.
+
+    bits/dim = NLL / (pixels ln 2); for 8-bit data, whose values are scaled to [0, 1), 8 bits more.
+    """
+    names = ("elbo", "rate", "distortion", "active_units", "nll", "nll_stderr", "images")
+    results: dict[str, Any] = {f"test/{name}": round(metrics[f"test/{name}"], 6) for name in names}
+    results |= {name: int(results[name]) for name in ("test/active_units", "test/images")}
+    bits = results["test/nll"] / (pixels * math.log(2)) + (8 if kind == "8-bit" else 0)
+    return {**results, "test/nll_samples": samples, "test/bits_per_dim": round(bits, 6)}

@@ -1,0 +1,265 @@
+"""The LightningModule: the step, the optimizer, logging; no mathematics of VAEs. Shapes: B images, [C, H, W] image."""
+
+import importlib.util
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from variata.core import VAE
+from variata.errors import Diverged
+from variata.metrics.bound import Bound
+from variata.metrics.importance import MeanNLL, log_likelihood
+from variata.objectives import Objective, Terms
+from variata.schedules import Progress, Schedule
+
+EAGER_UPDATES = 100  # run before compiling: mistakes show at once, and the first figures do not wait for a compiler
+LONG = 3000  # updates from which compile="auto" compiles: about where the minute it may take is won back
+DIMENSIONS = 256  # latent dimensions of a rung up to which the KL of each is logged
+
+
+class Training(pl.LightningModule):
+    """Trains a VAE on an objective; validates and tests it on the ELBO at beta = 1.
+
+    The clock is `step`, the number of optimizer updates. A call of `training_step` takes as many updates as the batch it
+    is given holds, because Lightning's part of a call costs as much as the update of a small model.
+
+    Args:
+        vae: The model.
+        objective: Trace and beta to loss and terms.
+        beta: Weight of the KL.
+        optimizer: `parameters -> Optimizer`.
+        scheduler: Factor of the learning rate.
+        samples: K of the test NLL.
+        rows: Images times samples decoded at once when testing.
+        log_every: Updates between two records of training.
+        gradient_clip_val: Bound on the gradient's norm.
+        on_nan: "stop", or "skip" the update, when the loss is NaN or infinite.
+        compile: Whether to compile the step; "auto" does for long training where a compiler is found.
+        config: The resolved configuration, kept in checkpoints.
+    """
+
+    def __init__(
+        self,
+        vae: VAE,
+        objective: Objective,
+        beta: Schedule,
+        optimizer: Callable[..., Optimizer],
+        scheduler: Schedule,
+        samples: int = 100,
+        rows: int = 2000,
+        log_every: int = 50,
+        gradient_clip_val: float | None = None,
+        on_nan: str = "stop",
+        compile: bool | str = "auto",
+        config: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.vae, self.objective, self.beta, self.scheduler = vae, objective, beta, scheduler
+        self.make_optimizer, self.samples, self.rows, self.log_every = optimizer, samples, rows, log_every
+        self.gradient_clip_val, self.on_nan, self.config = gradient_clip_val, on_nan, config or {}
+        self.compile_step = compile
+        self.step, self.seconds, self.skipped = 0, 0.0, 0
+        self.progress = Progress(0, 1, 1)
+        self.latest: dict[str, float] = {}  # what the progress bar shows
+        self._compiled = torch.compile(self._terms)
+        self._rng: dict[str, Tensor] | None = None
+
+    # --- one update -------------------------------------------------------------------------------------------------
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> None:
+        """batch [updates * B, C, H, W]; an incomplete last update is left out."""
+        data, losses = self.trainer.datamodule, []
+        for images in batch.split(data.batch_per_device):
+            if len(images) < data.batch_per_device or self.step >= self.progress.total:
+                break
+            losses.append(self._update(data.prepare(images, "train")))
+        if self.step >= self.progress.total:
+            self.trainer.should_stop = True
+        if not self._watched and losses:  # one look per call, because looking waits for the device
+            self._require_finite(torch.stack(losses), {}, batch)
+
+    def _update(self, x: Tensor) -> Tensor:
+        self.progress = Progress(self.step, self.progress.total, self.progress.per_epoch)
+        self._beta.fill_(self.beta(self.progress))
+        optimizer = self.optimizers()
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * self.scheduler(self.progress)
+        terms = self._compute(x, self._beta)
+        self.step += 1
+        loss = terms["loss"]
+        if self._watched and not self._require_finite(loss, terms, x):
+            self.skipped += 1
+            return loss.detach()
+        self.manual_backward(loss)
+        if self.gradient_clip_val is not None:
+            torch.nn.utils.clip_grad_norm_(self.vae.parameters(), self.gradient_clip_val)
+        optimizer.step()
+        optimizer.zero_grad()
+        self._record(terms, optimizer.param_groups[0]["lr"])
+        return loss.detach()
+
+    def _terms(self, x: Tensor, beta: Tensor) -> Terms:
+        return self.objective(self.vae(x, self.objective.samples), beta)
+
+    def _compute(self, x: Tensor, beta: Tensor) -> Terms:
+        compiled = self._compiles and self.step >= EAGER_UPDATES
+        return self._compiled(x, beta) if compiled else self._terms(x, beta)
+
+    def _require_finite(self, loss: Tensor, terms: Terms, batch: Tensor) -> bool:
+        if bool(loss.isfinite().all()):
+            return True
+        if self.on_nan == "skip":
+            return False
+        values = {name: float(value) for name, value in terms.items()}
+        path = Path(self.trainer.default_root_dir) / "diverged.pt"
+        torch.save({"step": self.step, "terms": values, "batch": batch.detach().cpu()}, path)
+        shown = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+        raise Diverged(
+            f"The loss is not finite at update {self.step} ({shown}). The batch and the terms are in {path}. "
+            "A smaller optimizer.lr, trainer.gradient_clip_val=1 or a longer warm-up (scheduler.warmup, beta.over) "
+            "usually helps; trainer.on_nan=skip leaves such updates out."
+        )
+
+    def _record(self, terms: Terms, lr: float) -> None:
+        values = [value.detach() for value in terms.values()]
+        if self._recorded == 0:
+            self._sums = [torch.zeros_like(value) for value in values]
+        torch._foreach_add_(self._sums, values)  # stays on the device
+        self._recorded += 1
+        if self.step % self.log_every == 0:
+            self._log(list(terms), lr)
+
+    def _log(self, names: list[str], lr: float) -> None:
+        means = torch.stack(self._sums) / self._recorded
+        if self.trainer.world_size > 1:
+            means = self.trainer.strategy.reduce(means, reduce_op="mean")
+        now, images = time.perf_counter(), self._recorded * self.trainer.datamodule.batch_size
+        self.latest = dict(zip(names, means.tolist(), strict=True))
+        self.latest |= {"beta": self._beta.item(), "lr": lr, "images_per_second": images / (now - self._since)}
+        self._since, self._recorded = now, 0
+        for logger in self.trainer.loggers:
+            logger.log_metrics({f"train/{name}": value for name, value in self.latest.items()}, step=self.step)
+
+    # --- fit --------------------------------------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> Optimizer:
+        optimizer = self.make_optimizer([p for p in self.vae.parameters() if p.requires_grad])
+        for group in optimizer.param_groups:
+            group.setdefault("initial_lr", group["lr"])
+        return optimizer
+
+    def setup(self, stage: str) -> None:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            x = torch.zeros(2, *self.trainer.datamodule.shape, device=self.vae.root.device)
+            trace = self.vae(x)
+            for latent in trace.latents:
+                _ = latent.kl, latent.kl_per_dim  # torch finds the formula once; its search cannot be compiled
+        self.bound, self.nll = Bound([latent.z.shape[1:] for latent in trace.latents]), MeanNLL()
+
+    def on_train_start(self) -> None:
+        data, trainer = self.trainer.datamodule, self.trainer
+        per_epoch = min(data.updates_per_epoch, int(trainer.num_training_batches) * data.updates_per_call)
+        limits = [trainer.max_epochs * per_epoch] if trainer.max_epochs not in (None, -1) else []
+        limits += [trainer.max_steps] if trainer.max_steps not in (None, -1) else []
+        self.progress = Progress(self.step, min(limits), per_epoch)
+        self._beta = torch.zeros((), device=self.device)
+        self._watched = self.device.type == "cpu" or self.on_nan == "skip"
+        self._compiles = self.compile_step is True or (
+            self.compile_step == "auto" and self.progress.total >= LONG and has_compiler(self.device)
+        )
+        self._recorded, self._since = 0, time.perf_counter()
+        self._begun = time.perf_counter() - self.seconds
+        if self._rng is not None:
+            set_rng_state(self._rng)
+            self._rng = None
+
+    def on_train_end(self) -> None:
+        self.seconds = time.perf_counter() - self._begun
+
+    # --- validation and test ----------------------------------------------------------------------------------------
+
+    def on_validation_epoch_start(self) -> None:
+        self._paused, self._training_rng = time.perf_counter(), rng_state()
+        torch.manual_seed(self.trainer.datamodule.eval_seed)  # the same noise each time: differences are the model's
+
+    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
+        """batch [B, C, H, W]."""
+        self.bound.update(self.vae(self.trainer.datamodule.prepare(batch, "val")))
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_bound("val")
+        set_rng_state(self._training_rng)
+        self._since += time.perf_counter() - self._paused
+
+    def on_test_epoch_start(self) -> None:
+        torch.manual_seed(self.trainer.datamodule.eval_seed)
+
+    def test_step(self, batch: Tensor, batch_idx: int) -> None:
+        """batch [B, C, H, W]."""
+        x = self.trainer.datamodule.prepare(batch, "test")
+        self.bound.update(self.vae(x))
+        self.nll.update(log_likelihood(self.vae, x, self.samples, self.rows))
+
+    def on_test_epoch_end(self) -> None:
+        self._log_bound("test")
+        self.log_dict({f"test/{name}": value for name, value in self.nll.compute().items()})
+        self.nll.reset()
+
+    def _log_bound(self, stage: str) -> None:
+        values = {f"{stage}/{name}": value for name, value in self.bound.compute().items()}
+        for rung, event in enumerate(self.bound.events):
+            if event.numel() <= DIMENSIONS:
+                values |= {f"{stage}/kl_dim/{rung}.{i}": kl for i, kl in enumerate(self.bound.kl(rung).flatten())}
+        self.bound.reset()
+        self.log_dict(values, logger=False)  # for callbacks that monitor; loggers get them by the update, not the call
+        for logger in self.trainer.loggers:
+            logger.log_metrics({name: float(value) for name, value in values.items()}, step=self.step)
+
+    # --- checkpoints ------------------------------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        epoch, update = divmod(self.step, self.progress.per_epoch)
+        checkpoint["variata"] = {
+            "config": self.config,
+            "step": self.step,
+            "skipped": self.skipped,
+            "seconds": time.perf_counter() - self._begun,
+            "epoch": epoch,
+            "position": update * self.trainer.datamodule.batch_size,
+            "rng": rng_state(),
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        state, data = checkpoint["variata"], self.trainer.datamodule
+        self.step, self.skipped, self.seconds = state["step"], state["skipped"], state["seconds"]
+        data.epoch, data.position = state["epoch"], state["position"]
+        self._rng = state["rng"]
+
+
+def has_compiler(device: torch.device) -> bool:
+    """Whether torch.compile can work here: it calls a C++ compiler for a CPU and Triton for a GPU."""
+    if device.type == "cpu":
+        return shutil.which(os.environ.get("CXX", "g++")) is not None
+    return importlib.util.find_spec("triton") is not None
+
+
+def rng_state() -> dict[str, Tensor]:
+    """The states of torch's generators."""
+    state = {"cpu": torch.get_rng_state()}
+    return state | ({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})
+
+
+def set_rng_state(state: dict[str, Tensor]) -> None:
+    """Back to where `rng_state` found torch's generators."""
+    torch.set_rng_state(state["cpu"].cpu())
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"].cpu())
