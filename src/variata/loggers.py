@@ -75,7 +75,7 @@ def wandb(
     """
     import wandb as client
 
-    mode = mode or os.environ.get("WANDB_MODE") or ("online" if client.api.api_key else "offline")
+    mode = mode or os.environ.get("WANDB_MODE") or ("online" if client.login(prompt=False) else "offline")
     name = "-".join(run_dir.parts[-2:])
     run = client.init(
         project=project,

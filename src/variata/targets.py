@@ -12,6 +12,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from variata.errors import ConfigError, UserError
 
@@ -34,7 +35,7 @@ def build(node: Node, key: str, **more: Any) -> Any:
         cause = error.__cause__
         if isinstance(cause, UserError):
             raise cause from None
-        if isinstance(cause, ValueError | TypeError):
+        if isinstance(cause, ValueError | TypeError | MisconfigurationException):
             raise ConfigError(f"{key} cannot be built: {cause}") from cause
         raise
 

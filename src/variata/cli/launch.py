@@ -11,7 +11,7 @@ from typing import Any
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, InstantiationException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -21,21 +21,22 @@ INSTALLED, CHECKOUT = Path(__file__).parents[1] / "conf", Path(__file__).parents
 CONF = INSTALLED if INSTALLED.is_dir() else CHECKOUT
 
 
+failed: list[UserError] = []  # jobs that ended with an error already told
+
+
 def guarded(command: Callable[[], Any]) -> int:
     """Run a command; answer what the user can mend with a paragraph on stderr. Returns the exit code."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its exceptions over instead of printing and exiting
     OmegaConf.register_new_resolver("run_dir", run_dir, replace=True, use_cache=True)
     try:
         command()
-        return 0
+        return failed[0].exit_code if failed else 0
     except (KeyboardInterrupt, Interrupted) as error:
         say("Interrupted." if isinstance(error, KeyboardInterrupt) else str(error))
         return getattr(error, "exit_code", 130)
     except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
-        if debugging():
-            raise
         known = mendable(error)
-        if known is None and isinstance(error, HydraException) and error.__cause__ is not None:
+        if debugging() or (known is None and isinstance(error, InstantiationException)):  # the latter is a defect of ours
             raise
         say(str(known or explain(error)))
         return known.exit_code if known else UserError.exit_code
@@ -126,10 +127,16 @@ def keys(node: DictConfig, prefix: str = "") -> Iterable[str]:
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def job(config: DictConfig) -> None:
-    """What Hydra calls once per job."""
+    """What Hydra calls once per job. A job that fails does not keep the others of a multirun from running."""
     from variata.cli.train import train
 
-    train(config)
+    try:
+        train(config)
+    except UserError as error:
+        if config.debug is True:
+            raise
+        say(str(error))
+        failed.append(error)
 
 
 def main() -> int:

@@ -224,6 +224,8 @@ def settled(composed: DictConfig) -> Config:
     for name in POSITIVE:
         if (value := OmegaConf.select(OmegaConf.create(config), name)) < 1:
             raise ConfigError(f"{name}={value} is less than 1.")
+    if all(config["trainer"][limit] in (None, -1) for limit in ("max_epochs", "max_steps")):
+        raise ConfigError("Training needs an end: set trainer.max_epochs or trainer.max_steps.")
     one_of("trainer.on_nan", config["trainer"]["on_nan"], ("stop", "skip"))
     one_of("compile", config["compile"], (True, False, "auto"))
     return config
