@@ -1,5 +1,6 @@
 """Callbacks: progress, pictures, the last checkpoint, moving averages of the weights."""
 
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +21,20 @@ Params = list[Tensor]
 
 
 class Progress(TQDMProgressBar):
-    """A bar per epoch that shows the bound of the last recorded updates, and how fast they went."""
+    """A bar per epoch that shows the bound of the last recorded updates, and how fast they went.
+
+    It is drawn four times a second on a terminal and every ten seconds into a file, however short a step is.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.interval, self.drawn = (0.25 if sys.stderr.isatty() else 10.0), 0.0
+
+    def _should_update(self, current: int, total: int) -> bool:
+        due = current == total or time.monotonic() - self.drawn > self.interval
+        if due:
+            self.drawn = time.monotonic()
+        return due
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: Training) -> dict[str, Any]:
         shown = {name: f"{value:.4g}" for name, value in pl_module.latest.items() if name in ("rate", "distortion", "beta")}

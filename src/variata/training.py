@@ -119,7 +119,7 @@ class Training(pl.LightningModule):
             return True
         if self.on_nan == "skip":
             return False
-        values = {name: float(value) for name, value in terms.items()}
+        values = {name: float(value.detach()) for name, value in terms.items()}
         path = Path(self.trainer.default_root_dir) / "diverged.pt"
         torch.save({"step": self.step, "terms": values, "batch": batch.detach().cpu()}, path)
         shown = ", ".join(f"{name} {value:.4g}" for name, value in values.items())

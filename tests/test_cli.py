@@ -1,0 +1,400 @@
+"""train.py as a user meets it: what it leaves, what it says, how it ends."""
+
+import csv
+import gzip
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import time
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, environment, train_command
+from PIL import Image
+from wandb_file import records
+
+import variata
+from variata.core import VAE
+from variata.runs import read_config
+
+QUICK = ["data=digits", "model=mlp_vae", "trainer.max_epochs=3", "evaluate.samples=20", "trainer.accelerator=cpu"]
+RESULTS = {
+    *("test/elbo", "test/nll", "test/nll_samples", "test/nll_stderr", "test/bits_per_dim", "test/rate"),
+    *("test/distortion", "test/active_units", "test/images", "data/protocol", "seed", "version", "git_sha"),
+    *("train/seconds", "train/images_per_second", "train/steps", "status"),
+}
+
+
+def results(run):
+    return json.loads((run / "results.json").read_text())
+
+
+def weights(run, name="last"):
+    state = torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True)["state_dict"]
+    return torch.cat([value.flatten().double() for value in state.values()])
+
+
+# --- one run ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    outputs = tmp_path_factory.mktemp("outputs")
+    done = subprocess.run(
+        train_command(outputs, *QUICK, "log_every=10"), capture_output=True, text=True, env=environment(), cwd=outputs
+    )
+    assert done.returncode == 0, done.stderr
+    (config,) = outputs.rglob("config.yaml")
+    return config.parent, done
+
+
+def test_run_directory_is_complete(finished):
+    run, _ = finished
+    files = {path.relative_to(run).as_posix() for path in run.rglob("*") if "wandb" not in path.parts}
+    assert files == {
+        *("checkpoints", "checkpoints/best.ckpt", "checkpoints/last.ckpt", "config.yaml", "overrides.txt", "metrics.csv"),
+        *("images", "images/reconstructions.png", "images/samples.png", "images/traversal.png"),
+        *("results.json", "train.log"),
+    }
+    assert run.parent.name == "digits-mlp_vae"
+    assert (run / "overrides.txt").read_text().splitlines()[1:] == [*QUICK, "log_every=10"]
+
+
+def test_results_have_their_fixed_names_and_agree(finished):
+    run, done = finished
+    r = results(run)
+    assert r.keys() == RESULTS
+    assert r["status"] == "finished" and r["test/images"] == 200 and r["test/nll_samples"] == 20
+    assert r["train/steps"] == 3 * (1397 // 64)
+    assert r["test/elbo"] == pytest.approx(-r["test/rate"] - r["test/distortion"], abs=1e-4)
+    assert r["test/nll"] < -r["test/elbo"]
+    assert r["test/bits_per_dim"] == pytest.approx(r["test/nll"] / 784 / math.log(2), abs=1e-5)
+    assert f"{r['test/nll']:.2f}" in done.stdout and "samples.png" in done.stdout and "plan" in done.stdout
+
+
+def test_training_and_validation_are_recorded_by_update(finished):
+    run, _ = finished
+    rows = list(csv.DictReader((run / "metrics.csv").open()))
+    steps = [int(row["step"]) for row in rows if row["train/elbo"]]
+    assert steps == [10, 20, 30, 40, 50, 60]
+    assert {"train/beta", "train/lr", "train/rate", "train/distortion", "train/images_per_second"} <= rows[0].keys()
+    val = [row for row in rows if row["val/elbo"]]
+    assert [int(row["step"]) for row in val] == [21, 42, 63]
+    dimensions = sum(float(value) for name, value in val[-1].items() if name.startswith("val/kl_dim/0."))
+    assert dimensions == pytest.approx(float(val[-1]["val/kl_rung_0"]), rel=1e-4)
+    assert float(val[-1]["val/active_units"]) >= 0
+
+
+def test_load_gives_the_model_back(finished):
+    run, _ = finished
+    vae = variata.load(run)
+    assert isinstance(vae, VAE) and not vae.training
+    x = torch.rand(4, 1, 28, 28).round()
+    assert vae.encode(x)[0].q.mean.shape == (4, 50)
+    assert vae.decode(torch.zeros(4, 50)).mean.shape == vae.reconstruct(x).mean.shape == (4, 1, 28, 28)
+    assert vae.sample(4).sample().unique().tolist() == [0, 1]
+
+
+def test_loaded_model_has_the_reported_elbo(finished):
+    run, _ = finished
+    from variata.data.digits import digits
+    from variata.metrics.bound import Bound
+
+    data, vae = digits(), variata.load(run)
+    data.setup()
+    metric = Bound([(50,)])
+    with torch.no_grad():
+        for _ in range(50):
+            metric.update(vae(data.images["test"].float()))
+    assert metric.compute()["elbo"].item() == pytest.approx(results(run)["test/elbo"], abs=1.0)
+
+
+def test_pictures_show_digits_not_blackness(finished):
+    run, _ = finished
+    for name in ("reconstructions", "samples", "traversal"):
+        pixels = np.asarray(Image.open(run / "images" / f"{name}.png"))
+        assert pixels.max() > 200 and len(np.unique(pixels)) > 20
+    reconstructions = np.asarray(Image.open(run / "images" / "reconstructions.png"))
+    assert set(np.unique(reconstructions[1:29, 1:29])) == {0, 255}  # the first tile is an image of the data
+
+
+def test_wandb_keeps_configuration_history_pictures_and_exit_code(finished):
+    run, _ = finished
+    (path,) = (run / "wandb").rglob("*.wandb")
+    kept = records(path)
+    assert json.loads(kept["config"]["model"])["latent"] == 50
+    assert json.loads(kept["config"]["optimizer"])["lr"] == 1e-3
+    history = kept["history"]
+    assert [row["trainer/global_step"] for row in history if "train/elbo" in row] == [10, 20, 30, 40, 50, 60]
+    assert [row["trainer/global_step"] for row in history if "val/elbo" in row] == [21, 42, 63]
+    assert kept["summary"]["test/nll"] == results(run)["test/nll"]
+    assert kept["exit_code"] == 0 and kept["run"].display_name.startswith("digits-mlp_vae-")
+    pictures = [row["images/samples.filenames"] for row in history if "images/samples.filenames" in row]
+    stored = path.parent / "files" / pictures[-1][0]
+    assert np.array_equal(np.asarray(Image.open(stored).convert("L")), np.asarray(Image.open(run / "images" / "samples.png")))
+
+
+def test_same_seed_same_weights(finished, train):
+    run, _ = finished
+    again = train(*QUICK, "log_every=7", "logger=none").run  # what is logged must not matter
+    assert torch.equal(weights(run), weights(again))
+
+
+# --- laws, end to end -------------------------------------------------------------------------------------------------
+
+
+def ppca(x, q):
+    """Maximum log-likelihood of probabilistic PCA, nats per row (Tipping & Bishop 1999, eq. 8)."""
+    d = x.shape[1]
+    values = torch.linalg.eigvalsh(torch.cov(x.T, correction=0)).flip(0)
+    noise = values[q:].mean()
+    return -0.5 * (d * math.log(2 * math.pi) + values[:q].log().sum() + (d - q) * noise.log() + d)
+
+
+@pytest.mark.slow
+def test_linear_vae_reaches_the_ppca_likelihood(train):
+    answer = train(
+        *("data=linear_gaussian", "model=mlp_vae", "model.latent=3", "model.encoder.widths=[]", "likelihood=gaussian"),
+        *("data.batch_size=1000", "trainer.max_epochs=1500", "trainer.check_val_every_n_epoch=500", "optimizer.lr=5e-3"),
+        *("logger=none", "beta=constant", "compile=false", "trainer.accelerator=cpu"),
+    )
+    assert answer.code == 0, answer.err
+    vae = variata.load(answer.run).double()
+    from variata.data.synthetic import load_linear_gaussian
+
+    x = load_linear_gaussian((1, 2, 4), 3, 0.5, 2000, 777)["train"].flatten(1).double()
+    w = vae.decoder.net[1].weight.detach()  # [8, 3]
+    mean, variance = vae.decoder.bias.detach().flatten(), (2 * vae.likelihood.log_scale.detach()).exp()
+    model = torch.distributions.MultivariateNormal(mean, w @ w.T + variance * torch.eye(8, dtype=torch.float64))
+    optimum = ppca(x, 3).item()
+    assert model.log_prob(x).mean().item() == pytest.approx(optimum, abs=1e-3 * 8)
+    with torch.no_grad():  # and the bound is tight there: the linear encoder is the exact posterior
+        bound = torch.stack([vae(x.view(-1, 1, 2, 4)).log_w.mean() for _ in range(50)]).mean().item()
+    assert bound == pytest.approx(optimum, abs=1e-3 * 8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["mlp_vae", "conv_vae"])
+def test_killed_and_resumed_is_uninterrupted_bit_for_bit(train, tmp_path, model):
+    options = [f"model={model}", "data=digits", "trainer.max_epochs=6", "logger=none", "evaluate.samples=2"]
+    options += ["updates_per_call=2", "callbacks=[default,ema]", "trainer.accelerator=cpu"]
+    options += [] if model == "mlp_vae" else ["model.encoder.channels=[4,8]"]
+    whole = train(*options, outputs=tmp_path / "whole")
+    outputs = tmp_path / "killed"
+    process = subprocess.Popen(
+        train_command(outputs, *options, "checkpoint_every=0.0"), env=environment(), stdout=-3, stderr=-3, cwd=tmp_path
+    )
+    while process.poll() is None:  # until a checkpoint of the middle of an epoch is there
+        time.sleep(0.005)
+        paths = list(outputs.rglob("last.ckpt"))
+        if paths and 25 < torch.load(paths[0], weights_only=True)["variata"]["step"] < 100:
+            break
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    (killed,) = (path.parent for path in outputs.rglob("config.yaml"))
+    state = torch.load(killed / "checkpoints" / "last.ckpt", weights_only=True)["variata"]
+    assert state["position"] > 0, "the kill came at the end of an epoch"
+    assert not (killed / "results.json").exists()
+    resumed = train(f"resume={killed}")
+    assert resumed.code == 0, resumed.err
+    assert torch.equal(weights(whole.run), weights(killed))
+    assert torch.equal(weights(whole.run, "best"), weights(killed, "best"))
+    same = [name for name in RESULTS if name.startswith("test/")]
+    assert {name: results(killed)[name] for name in same} == {name: results(whole.run)[name] for name in same}
+    steps = [row["step"] for row in csv.DictReader((killed / "metrics.csv").open())]
+    assert steps == [row["step"] for row in csv.DictReader((whole.run / "metrics.csv").open())]
+    assert len(list(outputs.rglob("config.yaml"))) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted_run_is_saved_closed_and_can_go_on(train, tmp_path, number, code):
+    outputs = tmp_path / "outputs"
+    process = subprocess.Popen(
+        train_command(outputs, *QUICK, "trainer.max_epochs=5000", "log_every=5"),
+        env=environment(),
+        stdout=-3,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+    )
+    while process.poll() is None and not list(outputs.rglob("metrics.csv")):
+        time.sleep(0.02)
+    time.sleep(0.3)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    (run,) = (path.parent for path in outputs.rglob("config.yaml"))
+    assert process.returncode == code, err
+    assert "Traceback" not in err
+    assert results(run)["status"] == "interrupted"
+    assert (run / "checkpoints" / "last.ckpt").is_file()
+    (path,) = (run / "wandb").rglob("*.wandb")
+    assert records(path)["exit_code"] == 1
+    steps = results(run)["train/steps"]
+    answer = train(f"resume={run}", f"trainer.max_epochs={steps // 21 + 2}")
+    assert answer.code == 0, answer.err
+    assert results(run)["status"] == "finished" and results(run)["train/steps"] > steps
+    first, second = sorted((run / "wandb").rglob("*.wandb"))
+    assert records(first)["run"].run_id == records(second)["run"].run_id
+
+
+@pytest.mark.slow
+def test_multirun_gives_each_job_a_directory(train, tmp_path):
+    answer = train("-m", *QUICK, "seed=1,2,3", "logger=none", "trainer.max_epochs=1")
+    assert answer.code == 0, answer.err
+    runs = sorted(path.parent for path in answer.outputs.rglob("results.json"))
+    assert [run.name for run in runs] == ["0", "1", "2"]
+    assert [results(run)["seed"] for run in runs] == [1, 2, 3]
+    assert len({results(run)["test/nll"] for run in runs}) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["prior=mixture", "objective=iwae", "beta=cyclical", "optimizer=adamax", "scheduler=warmup"],
+        ["objective.free_bits=2.0", "beta=sigmoid", "optimizer=adamw", "scheduler=none", "callbacks=[default,ema]"],
+        ["beta=cosine", "data.binarize=none", "likelihood=gaussian", "callbacks=[default,early_stopping]"],
+        ["trainer=debug", "model=conv_vae", "trainer.gradient_clip_val=1.0", "compile=false"],
+    ],
+    ids=lambda options: options[0],
+)
+def test_options_compose(train, options):
+    answer = train(*QUICK[:2], "logger=none", "evaluate.samples=3", "trainer.max_epochs=1", *options)
+    assert answer.code == 0, answer.err
+    assert math.isfinite(results(answer.run)["test/nll"])
+
+
+# --- errors -----------------------------------------------------------------------------------------------------------
+
+WRONG = {
+    "unknown option": (["model=conv_va"], "model=conv_va is unknown. Did you mean conv_vae?"),
+    "unknown group": (["modle=conv_vae"], "modle is not in the configuration. Did you mean model?"),
+    "misspelt key": (["optimizer.lrr=1"], "optimizer.lrr is not in the configuration. Did you mean optimizer.lr?"),
+    "misspelt deep key": (
+        ["model.encoder.chanels=[4]"],
+        "model.encoder.chanels is not in the configuration. Did you mean model.encoder.channels?",
+    ),
+    "added key": (["+optimizer.momentun=0.9"], "optimizer.momentun is no option of torch.optim.Adam"),
+    "wrong type": (["optimizer.lr=fast"], "optimizer.lr='fast' has the wrong type: expected float"),
+    "wrong type at the top": (["seed=one"], "seed='one' has the wrong type: expected int"),
+    "foreign code": (["prior._target_=os.system"], "may not be built"),
+    "bernoulli on grey values": (["data.binarize=none"], "is no density of 8-bit data"),
+    "gaussian on binary values": (["likelihood=gaussian"], "is no density of binary data"),
+    "no end": (["trainer.max_epochs=-1"], "Training needs an end"),
+    "no device": (["trainer=gpu"], "trainer cannot be built"),
+    "resume from nowhere": (["resume=nowhere"], "resume=nowhere is no run directory"),
+    "impossible option": (["beta=cyclical", "beta.cycles=0"], "beta cannot be built"),
+    "malformed override": (["seed"], "Error parsing override"),
+}
+
+
+@pytest.mark.parametrize(("overrides", "message"), WRONG.values(), ids=WRONG)
+def test_wrong_input_is_one_paragraph_and_leaves_nothing(train, overrides, message):
+    if overrides == ["trainer=gpu"] and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    answer = train("data=digits", *overrides)
+    assert_refused(answer, message)
+
+
+def assert_refused(answer, message):
+    assert answer.code == 2
+    assert answer.err.startswith("variata: ") and answer.err.count("\n") == 1 and message in answer.err
+    assert answer.out == ""
+    assert not answer.outputs.exists() or not list(answer.outputs.rglob("*"))
+
+
+def test_debug_shows_the_traceback(train):
+    answer = train("model=typo", "debug=true")
+    assert answer.code != 0 and "Traceback" in answer.err
+
+
+def test_missing_data_without_network(train, tmp_path):
+    answer = train("data.root=nowhere")
+    assert_refused(answer, "Missing data: train-images-idx3-ubyte, t10k-images-idx3-ubyte.")
+    assert "data=digits runs without" in answer.err
+    answer = train("data.root=nowhere", "data.binarize=static")
+    assert_refused(answer, "Missing data: binarized_mnist_train.amat")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda data: gzip.compress(data)[:-50], "is not a whole gzip file"),
+        (lambda data: gzip.compress(b"\0\0\x08\x01" + data[4:]), "starts with 2049, expected 2051"),
+        (lambda data: gzip.compress(data), "is not the published file"),
+    ],
+    ids=["truncated", "magic", "checksum"],
+)
+def test_damaged_data(train, tmp_path, damage, message):
+    folder = tmp_path / "data" / "mnist"
+    folder.mkdir(parents=True)
+    header = b"".join(v.to_bytes(4, "big") for v in (2051, 2, 28, 28))
+    for name in ("train-images-idx3-ubyte.gz", "t10k-images-idx3-ubyte.gz"):
+        (folder / name).write_bytes(damage(header + bytes(2 * 784)))
+    assert_refused(train(f"data.root={tmp_path / 'data'}"), message)
+
+
+def test_outputs_that_cannot_be_written(train, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    answer = train("data=digits", outputs=tmp_path / "file")
+    assert answer.code == 2 and "cannot be used" in answer.err and "Traceback" not in answer.err
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"garbage", "cannot be read as a checkpoint"), (None, "checkpoint of another program")],
+    ids=["corrupt", "foreign"],
+)
+def test_resume_from_a_bad_checkpoint_changes_nothing(train, finished, tmp_path, content, message):
+    run = tmp_path / "run"
+    shutil.copytree(finished[0], run)
+    path = run / "checkpoints" / "last.ckpt"
+    path.write_bytes(content) if content else torch.save({"state_dict": {}}, path)
+    before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file() and p.name != "train.log"}
+    answer = train(f"resume={run}")
+    assert answer.code == 2 and message in answer.err and answer.err.count("\n") == 1
+    assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file() and p.name != "train.log"} == before
+
+
+def test_resume_changes_single_values_only(train, finished):
+    for override, message in (("model=conv_vae", "cannot change a resumed run"), ("optimizer.lrr=1", "optimizer.lrr")):
+        answer = train(f"resume={finished[0]}", override)
+        assert answer.code == 2 and message in answer.err
+
+
+def test_a_configuration_from_elsewhere_passes_the_same_gate(finished, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(finished[0], run)
+    config = (run / "config.yaml").read_text().replace("variata.build.flat", "os.system")
+    (run / "config.yaml").write_text(config)
+    with pytest.raises(variata.errors.ConfigError, match="may not be built"):
+        variata.load(run)
+    assert read_config(finished[0])["model"]["_target_"] == "variata.build.flat"
+
+
+def test_nan_ends_with_exit_code_one_and_says_where(train):
+    answer = train(*QUICK, "optimizer.lr=1e30", "scheduler=none", "optimizer=adam")
+    assert answer.code == 1
+    assert "The loss is not finite at update" in answer.err and "Traceback" not in answer.err
+    assert results(answer.run)["status"] == "failed"
+    assert torch.load(answer.run / "diverged.pt", weights_only=True)["batch"].shape == (64, 1, 28, 28)
+    (path,) = (answer.run / "wandb").rglob("*.wandb")
+    assert records(path)["exit_code"] == 1
+
+
+def test_typing_errors_do_not_wait_for_torch(train):
+    code = "import sys; sys.argv[1:] = ['model=typo']; from variata.cli.launch import main; main(); print('torch' in sys.modules)"
+    done = subprocess.run(["python", "-c", code], capture_output=True, text=True, env={**os.environ}, cwd=ROOT)
+    assert done.stdout.strip() == "False"
+
+
+def test_help_and_configuration_are_shown(train):
+    answer = train("--help")
+    assert answer.code == 0 and "conv_vae, mlp_vae" in answer.out and "resume=" in answer.out
+    answer = train("--cfg", "job", "--resolve")
+    assert answer.code == 0 and "variata.build.flat" in answer.out and "${" not in answer.out

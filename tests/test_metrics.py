@@ -1,0 +1,75 @@
+import math
+
+import pytest
+import torch
+from models import LinearGaussian, small
+
+from variata.core import Trace
+from variata.distributions import normal
+from variata.metrics.bound import Bound
+from variata.metrics.importance import MeanNLL, log_likelihood
+from variata.objectives import ELBO
+
+
+def test_nll_of_the_exact_posterior_is_exact_for_any_number_of_samples():
+    model = LinearGaussian()
+    x = model.p.sample((6,))
+    vae = model.vae(model.posterior)
+    for samples, rows in ((1, 100), (7, 12), (50, 6)):
+        assert torch.allclose(log_likelihood(vae, x, samples, rows), model.p.log_prob(x), atol=1e-9)
+
+
+def test_streaming_in_chunks_is_one_logsumexp():
+    model = LinearGaussian()
+    x = model.p.sample((5,))
+    vae = model.vae(model.prior_like)
+    torch.manual_seed(3)
+    streamed = log_likelihood(vae, x, samples=101, rows=50)  # ten chunks of ten and one of one
+    torch.manual_seed(3)
+    chunks = [vae(x, k).log_w for k in [10] * 10 + [1]]
+    whole = torch.cat(chunks).logsumexp(0) - math.log(101)
+    assert torch.allclose(streamed, whole, atol=1e-12)
+
+
+def test_streaming_survives_weights_that_underflow():
+    model = LinearGaussian(scale=1e-3)
+    x = model.p.sample((4,)) + 100
+    assert log_likelihood(model.vae(model.prior_like), x, 20, 40).isfinite().all()
+
+
+def test_mean_nll_is_the_mean_with_its_standard_error():
+    log_p = -100 + 10 * torch.randn(1000, dtype=torch.float64)
+    metric = MeanNLL()
+    for part in log_p.split(300):
+        metric.update(part)
+    result = metric.compute()
+    assert result["nll"].item() == pytest.approx(-log_p.mean().item())
+    assert result["nll_stderr"].item() == pytest.approx((log_p.std() / math.sqrt(1000)).item())
+    assert result["images"] == 1000
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+def test_bound_is_the_objectives_elbo_over_all_batches(samples):
+    vae, x = small(), torch.rand(10, 1, 4, 4).round()
+    traces = [vae(part, samples) for part in x.split(4)]
+    metric = Bound([(3,)])
+    for trace in traces:
+        metric.update(trace)
+    result = metric.compute()
+    elbo = sum(ELBO(samples)(trace, 1.0)["elbo"].item() * len(trace.x) for trace in traces) / 10
+    assert result["elbo"].item() == pytest.approx(elbo, abs=1e-4)
+    assert result["kl_rung_0"].item() == pytest.approx(metric.kl(0).sum().item(), abs=1e-5)
+    assert result["rate"] + result["distortion"] == pytest.approx(-result["elbo"].item())
+
+
+def test_a_unit_is_active_when_its_posterior_mean_moves():
+    n = 20_000
+    mean = torch.stack([torch.randn(n), 0.05 * torch.randn(n), torch.full((n,), 3.0), torch.zeros(n)], 1)
+    q, p = normal(mean, torch.ones_like(mean)), normal(torch.zeros(n, 4), torch.ones(n, 4))
+    vae = small(latent=4)
+    trace = vae(torch.zeros(n, 1, 4, 4))
+    latent = type(trace.latents[0])(q.sample(), torch.zeros(n), q, p)  # noise of the draws must not count
+    metric = Bound([(4,)])
+    metric.update(Trace(trace.x, trace.px, (latent,), 1))
+    assert metric.active(0).tolist() == [True, False, False, False]
+    assert metric.compute()["active_units"] == 1

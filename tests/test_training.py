@@ -1,0 +1,177 @@
+"""The loop: its clock, its order, its noise. Runs of a few updates on digits, without the command line."""
+
+from functools import partial
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from models import small
+
+from variata.callbacks import EMA
+from variata.data.digits import digits
+from variata.errors import Diverged
+from variata.objectives import ELBO, IWAE
+from variata.schedules import Constant, Linear
+from variata.training import Training
+
+
+class Records(pl.loggers.Logger):
+    """Keeps what is logged."""
+
+    name, version = "records", ""
+
+    def __init__(self):
+        super().__init__()
+        self.rows = []
+
+    def log_metrics(self, metrics, step=None):
+        self.rows.append((step, metrics))
+
+    def log_hyperparams(self, *args):
+        pass
+
+
+def run(tmp_path, updates_per_call=1, epochs=2, callbacks=(), logger=False, seed=5, validate=True, lr=1e-3, **options):
+    pl.seed_everything(seed, verbose=False)
+    data = digits(batch_size=100)
+    data.seed, data.updates_per_call = seed, updates_per_call
+    vae = small((1, 28, 28), latent=4, widths=(16,))
+    parts = {"objective": ELBO(), "beta": Constant(), "scheduler": Constant(), "compile": False}
+    training = Training(vae, **{**parts, "optimizer": partial(torch.optim.Adam, lr=lr), **options})
+    trainer = pl.Trainer(
+        max_epochs=epochs,
+        accelerator="cpu",
+        logger=logger,
+        callbacks=list(callbacks),
+        default_root_dir=tmp_path,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        limit_val_batches=1.0 if validate else 0,
+        use_distributed_sampler=False,
+    )
+    trainer.fit(training, datamodule=data)
+    return training
+
+
+def weights(training):
+    return torch.cat([p.detach().flatten() for p in training.vae.parameters()])
+
+
+def test_several_updates_per_call_are_the_same_updates(tmp_path):
+    one, many = run(tmp_path), run(tmp_path, updates_per_call=5)
+    assert one.step == many.step == 26  # 2 epochs of 13 whole batches of 100 in 1,397 images
+    assert one.trainer.global_step == many.trainer.global_step == 26
+    assert torch.equal(weights(one), weights(many))
+
+
+def test_the_seed_fixes_everything(tmp_path):
+    assert torch.equal(weights(run(tmp_path)), weights(run(tmp_path)))
+    assert not torch.equal(weights(run(tmp_path)), weights(run(tmp_path, seed=6)))
+
+
+def test_validation_takes_no_noise_from_training(tmp_path):
+    assert torch.equal(weights(run(tmp_path, validate=False)), weights(run(tmp_path)))
+
+
+def test_updates_are_those_of_a_loop_written_by_hand(tmp_path):
+    trained = run(tmp_path, epochs=1, validate=False)
+    pl.seed_everything(5, verbose=False)
+    data = digits(batch_size=100)
+    vae = small((1, 28, 28), latent=4, widths=(16,))
+    data.setup()
+    optimizer = torch.optim.Adam(vae.parameters(), lr=1e-3)
+    order = torch.randperm(1397, generator=torch.Generator().manual_seed(5 * 1_000_003))
+    for indices in order[:1300].split(100):
+        trace = vae(data.draw(data.images["train"][indices], None))
+        loss = (trace.kl.sum(0) - trace.log_px).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert torch.allclose(weights(trained), torch.cat([p.flatten() for p in vae.parameters()]), atol=1e-6)
+
+
+def test_training_records_means_and_schedules(tmp_path):
+    records = Records()
+    run(tmp_path, 5, logger=records, beta=Linear(over=1.0), log_every=10)
+    train = {step: row for step, row in records.rows if "train/loss" in row}
+    assert list(train) == [10, 20]
+    assert train[10]["train/beta"] == pytest.approx(9 / 26)
+    assert train[20]["train/elbo"] == pytest.approx(-train[20]["train/rate"] - train[20]["train/distortion"], rel=1e-5)
+    val = [row for _, row in records.rows if "val/elbo" in row]
+    assert len(val) == 2 and len([name for name in val[0] if "/kl_dim/0." in name]) == 4
+
+
+def test_validation_judges_at_beta_one_whatever_is_trained(tmp_path):
+    def val(**options):
+        records = Records()
+        run(tmp_path, epochs=1, logger=records, lr=0.0, **options)
+        return [row["val/elbo"] for _, row in records.rows if "val/elbo" in row]
+
+    assert val() == val(beta=Constant(7.0)) == val(objective=IWAE(samples=3))
+
+
+def test_moving_average_is_what_the_formula_says(tmp_path):
+    class Trail(pl.Callback):
+        weights: list = []  # noqa: RUF012
+
+        def on_train_batch_end(self, trainer, pl_module, *args):
+            self.weights.append(weights(pl_module))
+
+    trail, ema = Trail(), EMA(decay=0.9)
+    trained = run(tmp_path, epochs=1, callbacks=[trail, ema], validate=False)
+    average = trail.weights[0]
+    for w in trail.weights[1:]:
+        average = 0.9 * average + 0.1 * w
+    assert torch.allclose(weights(trained), average, atol=1e-6)
+
+
+def test_a_moving_average_over_calls_of_several_updates_weighs_them_all(tmp_path):
+    ema = EMA(decay=0.9)
+    run(tmp_path, updates_per_call=5, epochs=1, callbacks=[ema], validate=False)
+    assert ema.updates == 3  # 13 = 5 + 5 + 3
+    ema._average(averages := [torch.zeros(1)], [torch.ones(1)], 1)
+    assert averages[0].item() == pytest.approx(1 - 0.9**3)
+
+
+class Poisoned(ELBO):
+    """NaN at one update."""
+
+    def __init__(self, at):
+        super().__init__()
+        self.at, self.calls = at, 0
+
+    def forward(self, trace, beta):
+        terms = super().forward(trace, beta)
+        self.calls += 1
+        return {**terms, "loss": terms["loss"] * float("nan")} if self.calls == self.at else terms
+
+
+def test_nan_stops_with_the_update_the_terms_and_the_batch(tmp_path):
+    with pytest.raises(Diverged, match="not finite at update 7"):
+        run(tmp_path, objective=Poisoned(at=7))
+    saved = torch.load(tmp_path / "diverged.pt", weights_only=True)
+    assert saved["step"] == 7 and saved["batch"].shape == (100, 1, 28, 28)
+    assert saved["terms"]["loss"] != saved["terms"]["loss"]
+
+
+def test_nan_can_be_skipped(tmp_path):
+    training = run(tmp_path, objective=Poisoned(at=7), on_nan="skip")
+    assert training.skipped == 1 and weights(training).isfinite().all()
+
+
+def test_gradient_norm_is_bounded(tmp_path):
+    start, lr = weights(run(tmp_path, epochs=1, lr=0.0)), 1.0
+    sgd = {"optimizer": partial(torch.optim.SGD, lr=lr)}
+    moved = (weights(run(tmp_path, epochs=1, gradient_clip_val=1e-3, **sgd)) - start).norm()
+    assert 0 < moved <= 13 * 1e-3 * lr * 1.001  # 13 updates
+
+
+@pytest.mark.slow
+def test_compiled_training_is_eager_training_to_rounding(tmp_path, monkeypatch):
+    monkeypatch.setattr("variata.training.EAGER_UPDATES", 3)
+    monkeypatch.setattr(torch._inductor.config, "fallback_random", True)
+    eager, compiled = run(tmp_path, epochs=1), run(tmp_path, epochs=1, compile=True)
+    assert torch.allclose(weights(eager), weights(compiled), atol=2e-4)
+    assert not any("_orig_mod" in name for name in compiled.state_dict())
