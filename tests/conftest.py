@@ -8,7 +8,7 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[1]
-DATA = Path(os.environ.get("VARIATA_DATA", ROOT / "data"))
+DATA = Path(os.environ.get("VARIATA_DATA", ROOT / "data")).resolve()
 
 needs_mnist = pytest.mark.skipif(
     not any((DATA / place / "t10k-images-idx3-ubyte.gz").is_file() for place in ("mnist", "MNIST/raw", "")),
@@ -35,6 +35,11 @@ class Answer:
     outputs: Path
 
     @property
+    def said(self) -> str:
+        """The message on stderr, unwrapped."""
+        return " ".join(self.err.split())
+
+    @property
     def run(self) -> Path:
         (config,) = self.outputs.rglob("config.yaml")
         return config.parent
@@ -43,7 +48,7 @@ class Answer:
 def environment() -> dict[str, str]:
     unreachable = dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9")
     kept = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
-    return {**kept, **unreachable, "VARIATA_DATA": str(DATA), "COLUMNS": "400", "WANDB_MODE": "offline"}
+    return {**kept, **unreachable, "VARIATA_DATA": str(DATA), "WANDB_MODE": "offline"}
 
 
 def train_command(outputs: Path, *overrides: str) -> list[str]:

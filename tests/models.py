@@ -22,9 +22,15 @@ def small(shape=(1, 4, 4), latent=3, prior=StandardNormal, likelihood=Bernoulli,
 
 
 def conv(shape, latent=4, channels=(4, 6), blocks=(1, 1)) -> VAE:
-    options = {"channels": channels, "blocks": blocks}
+    options = {"channels": channels, "blocks": blocks, "hidden": 8}
     return flat(
-        shape, latent, partial(ConvEncoder, **options), partial(ConvDecoder, **options), Gaussian, StandardNormal, Bernoulli
+        shape,
+        latent,
+        partial(ConvEncoder, **options),
+        partial(ConvDecoder, **options),
+        Gaussian,
+        StandardNormal,
+        Bernoulli,
     )
 
 

@@ -1,6 +1,6 @@
 import torch
-from models import small
 
+from models import small
 from variata.callbacks import STEPS, grid, pairs, traversal
 from variata.loggers import CSV
 

@@ -3,10 +3,10 @@ import math
 
 import pytest
 import torch
-from models import LinearGaussian, conv, small
 from torch import nn
 from torch.distributions import Independent, Normal
 
+from models import LinearGaussian, conv, small
 from variata.blocks import Residual
 from variata.core import VAE, Latent, Rung
 from variata.likelihoods import Bernoulli
@@ -26,9 +26,7 @@ def test_bounds_climb_to_log_p_with_the_number_of_samples():
     x = model.p.sample((20,))
     vae, exact = model.vae(model.prior_like), model.p.log_prob(x).mean()
     log_w = vae(x, samples=100_000).log_w  # one pool of weights, cut into groups of K: means over 100,000 / K bounds
-    bounds = [
-        (log_w.unflatten(0, (-1, k)).logsumexp(1) - math.log(k)).mean().item() for k in (1, 10, 100, 10_000)
-    ]
+    bounds = [(log_w.unflatten(0, (-1, k)).logsumexp(1) - math.log(k)).mean().item() for k in (1, 10, 100, 10_000)]
     assert bounds == sorted(bounds)
     assert bounds[0] < exact - 1
     assert bounds[-1] == pytest.approx(exact.item(), abs=0.05)

@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
-from conftest import DATA, needs_mnist, needs_static
 from torch.nn import functional as F
 
+from conftest import DATA, needs_mnist, needs_static
 from variata.data.digits import digits
 from variata.data.files import amat_images, idx_images, require
 from variata.data.mnist import AMAT, binary_mnist, load_grey, load_static
@@ -55,7 +55,7 @@ def test_threshold_cuts_in_the_middle():
 def test_dequantised_values_keep_their_grey_level():
     levels = torch.arange(256, dtype=torch.uint8).repeat(100)
     x = dequantise(levels)
-    assert 0 <= x.min() and x.max() < 1
+    assert x.min() >= 0 and x.max() < 1
     assert torch.equal((x * 256).floor(), levels.float())
 
 
@@ -79,7 +79,9 @@ def test_dynamic_draws_have_the_grey_images_mean(grey):
 def test_independent_pixels_cost_what_they_should(grey):
     x = binarise(grey["test"])
     p = (grey["train"].sum(0, dtype=torch.float64) / 255 + 0.5) / 50_001
-    assert bernoulli_nll(x.double(), p) == pytest.approx(205.81, abs=0.35)  # the figure is of all 60,000 and of its draw
+    assert bernoulli_nll(x.double(), p) == pytest.approx(
+        205.81, abs=0.35
+    )  # the figure is of all 60,000 and of its draw
     assert bernoulli_nll(x.double(), torch.tensor(0.5).double()) == pytest.approx(784 * math.log(2), abs=1e-3)
 
 
@@ -169,7 +171,7 @@ def test_damaged_files_are_named_with_what_is_wrong(tmp_path, pictures):
     with pytest.raises(DataError, match="other than 0 and 1"):
         amat_images(tmp_path / "x.amat", None)
     (tmp_path / "x.amat").write_bytes(b"0 1 0")
-    with pytest.raises(DataError, match="no whole .amat"):
+    with pytest.raises(DataError, match="no whole"):
         amat_images(tmp_path / "x.amat", None)
 
 

@@ -32,7 +32,11 @@ def mixture_prior():
     return prior(torch.zeros(1, 0))
 
 
-DENSITIES = {"gaussian": posterior, "normal": lambda: StandardNormal((0,), (2,), None)(torch.zeros(1, 0)), "mixture": mixture_prior}
+DENSITIES = {
+    "gaussian": posterior,
+    "normal": lambda: StandardNormal((0,), (2,), None)(torch.zeros(1, 0)),
+    "mixture": mixture_prior,
+}
 
 
 @pytest.mark.parametrize("density", DENSITIES.values(), ids=DENSITIES)

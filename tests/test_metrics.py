@@ -2,8 +2,8 @@ import math
 
 import pytest
 import torch
-from models import LinearGaussian, small
 
+from models import LinearGaussian, small
 from variata.core import Trace
 from variata.distributions import normal
 from variata.metrics.bound import Bound

@@ -1,9 +1,8 @@
-import math
 
 import pytest
 import torch
-from models import LinearGaussian, small
 
+from models import LinearGaussian, small
 from variata.core import Trace
 from variata.objectives import ELBO, IWAE
 from variata.priors import Mixture
@@ -104,7 +103,7 @@ def replay(vae, x, z, samples):
 
 @pytest.mark.parametrize("build", [lambda: ELBO(samples=0), lambda: IWAE(samples=0), lambda: ELBO(free_bits=-1.0)])
 def test_impossible_options_are_refused(build):
-    with pytest.raises(ValueError, match="0|-1"):
+    with pytest.raises(ValueError, match=r"0|-1"):
         build()
 
 

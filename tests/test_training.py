@@ -5,8 +5,8 @@ from functools import partial
 import lightning.pytorch as pl
 import pytest
 import torch
-from models import small
 
+from models import small
 from variata.callbacks import EMA
 from variata.data.digits import digits
 from variata.errors import Diverged

@@ -1,6 +1,7 @@
 """Pieces shared by encoders, decoders and heads. Shapes: N rows, C channels, [H, W] map."""
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -41,8 +42,7 @@ class Concat(nn.Module):
 
 def layers(widths: list[int]) -> nn.Sequential:
     """Linear maps from one width to the next, each followed by SiLU."""
-    pairs = zip(widths, widths[1:], strict=False)
-    return nn.Sequential(*[part for i, o in pairs for part in (nn.Linear(i, o), nn.SiLU())])
+    return nn.Sequential(*[part for i, o in pairwise(widths) for part in (nn.Linear(i, o), nn.SiLU())])
 
 
 def halved(size: Size, times: int) -> list[tuple[int, int]]:

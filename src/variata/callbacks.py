@@ -37,7 +37,9 @@ class Progress(TQDMProgressBar):
         return due
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: Training) -> dict[str, Any]:
-        shown = {name: f"{value:.4g}" for name, value in pl_module.latest.items() if name in ("rate", "distortion", "beta")}
+        shown = {
+            name: f"{value:.4g}" for name, value in pl_module.latest.items() if name in ("rate", "distortion", "beta")
+        }
         if pl_module.latest:
             shown = {"elbo": f"{pl_module.latest['elbo']:.2f}", **shown}
             shown["images/s"] = f"{pl_module.latest['images_per_second']:.0f}"

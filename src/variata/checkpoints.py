@@ -32,4 +32,6 @@ def read(path: Path) -> dict[str, Any]:
 
 def weights(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
     """The VAE's state in a checkpoint; the moving average, where one was kept."""
-    return {name.removeprefix("vae."): value for name, value in checkpoint["state_dict"].items() if name.startswith("vae.")}
+    return {
+        name.removeprefix("vae."): value for name, value in checkpoint["state_dict"].items() if name.startswith("vae.")
+    }

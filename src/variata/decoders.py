@@ -52,7 +52,7 @@ class MLPDecoder(Decoder):
 
 
 class ConvDecoder(Decoder):
-    """The mirror of `ConvEncoder`: residual blocks and upsampling by two per stage.
+    """The mirror of `ConvEncoder`: a hidden layer, then residual blocks and upsampling by two per stage.
 
     The last doubling is a convolution to four values per pixel, rearranged (Shi et al. 2016, arXiv:1609.05158), so that
     nothing is computed with many channels at full size. Images of odd size are cut from the next even one.
@@ -60,15 +60,21 @@ class ConvDecoder(Decoder):
     Args:
         channels: Of each stage in the encoder's order, from the image inwards.
         blocks: Residual blocks of each stage.
+        hidden: Width of the fully connected layer.
     """
 
     def __init__(
-        self, state: Size, shape: Size, channels: Sequence[int] = (24, 48), blocks: Sequence[int] = (1, 1)
+        self,
+        state: Size,
+        shape: Size,
+        channels: Sequence[int] = (16, 48),
+        blocks: Sequence[int] = (0, 1),
+        hidden: int = 256,
     ) -> None:
         super().__init__(state, shape)
         sizes = halved(shape[1:], len(channels))
-        top = (channels[-1], *sizes[-1])
-        stages = [Expand(math.prod(state), top)]
+        top = nn.Sequential(nn.Flatten(), *layers([math.prod(state), hidden]))
+        stages: list[nn.Module] = [top, Expand(hidden, (channels[-1], *sizes[-1]))]
         for i in reversed(range(len(channels))):
             stages += [Residual(channels[i]) for _ in range(blocks[i])] + [nn.SiLU()]
             if i:
@@ -90,8 +96,8 @@ class Expand(nn.Module):
         self.shape = tuple(shape)
         self.linear = nn.Linear(width, math.prod(shape))
 
-    def forward(self, state: Tensor) -> Tensor:  # [N, S, ...] -> [N, C, H, W]
-        return self.linear(state.flatten(1)).unflatten(1, self.shape).contiguous(memory_format=torch.channels_last)
+    def forward(self, state: Tensor) -> Tensor:  # [N, S] -> [N, C, H, W]
+        return self.linear(state).unflatten(1, self.shape).contiguous(memory_format=torch.channels_last)
 
 
 class Cut(nn.Module):

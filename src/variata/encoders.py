@@ -46,23 +46,27 @@ class MLPEncoder(Encoder):
 
 
 class ConvEncoder(Encoder):
-    """Strided convolutions with residual blocks; each stage halves the image, rounding up.
+    """Strided convolutions with residual blocks, each stage halving the image (rounding up), then one hidden layer.
 
     Works in the channels-last memory format: 2.5 times as fast on a CPU.
 
     Args:
         channels: Of each stage, from the image inwards.
         blocks: Residual blocks of each stage.
+        hidden: Width of the fully connected layer that sees the whole image.
     """
 
-    def __init__(self, shape: Size, channels: Sequence[int] = (24, 48), blocks: Sequence[int] = (1, 1)) -> None:
+    def __init__(
+        self, shape: Size, channels: Sequence[int] = (16, 48), blocks: Sequence[int] = (0, 1), hidden: int = 256
+    ) -> None:
         super().__init__()
         stages = []
-        for c_in, c_out, n in zip([shape[0], *channels], channels, blocks, strict=False):
+        for c_in, c_out, n in zip([shape[0], *channels[:-1]], channels, blocks, strict=True):
             stages += [nn.Conv2d(c_in, c_out, 3, stride=2, padding=1), *[Residual(c_out) for _ in range(n)], nn.SiLU()]
-        self.net = nn.Sequential(*stages, nn.Flatten()).to(memory_format=torch.channels_last)
-        size = halved(shape[1:], len(channels))[-1]
-        self.features = [(channels[-1] * math.prod(size),)]
+        pixels = math.prod(halved(shape[1:], len(channels))[-1])
+        top = [nn.Flatten(), *layers([channels[-1] * pixels, hidden])]
+        self.net = nn.Sequential(*stages, *top).to(memory_format=torch.channels_last)
+        self.features = [(hidden,)]
 
     def forward(self, x: Tensor) -> list[Tensor]:
         return [self.net(x.contiguous(memory_format=torch.channels_last))]

@@ -1,7 +1,7 @@
 """Objectives: from a Trace to a loss. Shapes: B images, K importance samples, L rungs. Nats per image.
 
-Each returns `loss` to minimise and terms to log. Whatever is trained, `elbo` is the bound at beta = 1. Averages run over
-images and samples only, so no term depends on the batch size, the number of devices or gradient accumulation.
+Each returns `loss` to minimise and terms to log. Whatever is trained, `elbo` is the bound at beta = 1. Averages run
+over images and samples only, so no term depends on the batch size, the number of devices or gradient accumulation.
 """
 
 import math
@@ -33,7 +33,7 @@ class Objective(nn.Module, ABC):
 
 
 class ELBO(Objective):
-    r"""\(-\mathbb{E}_q \log p(x | z) + \beta \sum_l \max(\lambda, \mathbb{E}_x KL_l)\); with beta = 1, the negative ELBO.
+    r"""\(-\mathbb{E}_q \log p(x | z) + \beta \sum_l \max(\lambda, \mathbb{E}_x KL_l)\); at beta = 1 the negative ELBO.
 
     Free bits bound the KL of each rung, averaged over the batch, from below (Kingma et al., 2016, App. C.8,
     https://arxiv.org/abs/1606.04934): a rung gains nothing by carrying less than lambda nats.

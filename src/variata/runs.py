@@ -1,4 +1,4 @@
-"""The run directory: config.yaml, overrides.txt, checkpoints/, metrics.csv, results.json, images/, wandb/, train.log."""
+"""The run directory: config.yaml, overrides.txt, checkpoints/, metrics.csv, results.json, images/, wandb/."""
 
 import json
 import math

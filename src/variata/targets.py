@@ -16,7 +16,11 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from variata.errors import ConfigError, UserError
 
-FOLDERS = ("variata.", "torch.optim.", *(f"lightning.pytorch.{x}." for x in ("callbacks", "loggers", "strategies", "profilers")))
+FOLDERS = (
+    "variata.",
+    "torch.optim.",
+    *(f"lightning.pytorch.{x}." for x in ("callbacks", "loggers", "strategies", "profilers")),
+)
 NAMES = ("lightning.pytorch.Trainer", "lightning.pytorch.trainer.trainer.Trainer")
 RESERVED = ("_target_", "_partial_")
 
@@ -98,7 +102,7 @@ def locate(path: str, key: str) -> Callable[..., Any]:
 def matches(value: Any, hint: Any) -> bool:
     """Whether a plain value fits a type hint; whole numbers are floats too, and what a node builds fits anything."""
     origin, options = get_origin(hint), get_args(hint)
-    if hint is Any or isinstance(value, dict) and hint is not dict:
+    if hint is Any or (isinstance(value, dict) and hint is not dict):
         return True
     if origin in (Union, types.UnionType):
         return any(matches(value, option) for option in options)

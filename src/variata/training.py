@@ -28,8 +28,8 @@ DIMENSIONS = 256  # latent dimensions of a rung up to which the KL of each is lo
 class Training(pl.LightningModule):
     """Trains a VAE on an objective; validates and tests it on the ELBO at beta = 1.
 
-    The clock is `step`, the number of optimizer updates. A call of `training_step` takes as many updates as the batch it
-    is given holds, because Lightning's part of a call costs as much as the update of a small model.
+    The clock is `step`, the number of optimizer updates. A call of `training_step` takes as many updates as the
+    batch it is given holds, because Lightning's part of a call costs as much as the update of a small model.
 
     Args:
         vae: The model.

@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Iterable
@@ -36,7 +37,9 @@ def guarded(command: Callable[[], Any]) -> int:
         return getattr(error, "exit_code", 130)
     except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
         known = mendable(error)
-        if debugging() or (known is None and isinstance(error, InstantiationException)):  # the latter is a defect of ours
+        if debugging() or (
+            known is None and isinstance(error, InstantiationException)
+        ):  # the latter is a defect of ours
             raise
         say(str(known or explain(error)))
         return known.exit_code if known else UserError.exit_code
@@ -53,7 +56,7 @@ def run_dir(outputs: str, data: str, model: str, resume: str | None) -> str:
 
 def say(message: str) -> None:
     """One paragraph on stderr."""
-    width = max(40, min(100, int(os.environ.get("COLUMNS", "100"))))
+    width = max(40, min(120, shutil.get_terminal_size((100, 24)).columns))
     sys.stderr.write(textwrap.fill(f"variata: {message}", width, break_long_words=False, break_on_hyphens=False) + "\n")
 
 

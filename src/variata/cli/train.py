@@ -113,9 +113,13 @@ class Run:
         self.data: ImageDataModule = build(config["data"], "data")
         self.training, self.vae = assemble(config, self.data)
         options = {name: value for name, value in config["trainer"].items() if name not in (*OURS, "gradient_clip_val")}
-        self.best = ModelCheckpoint(folder / "checkpoints", "best", "val/elbo", mode="max", enable_version_counter=False)
+        self.best = ModelCheckpoint(
+            folder / "checkpoints", "best", "val/elbo", mode="max", enable_version_counter=False
+        )
         self.last, self.pictures = Last(folder / "checkpoints", config["checkpoint_every"]), Pictures()
-        callbacks: list[Callback] = [build(node, f"callbacks.{name}") for name, node in config["callbacks"].items() if node]
+        callbacks: list[Callback] = [
+            build(node, f"callbacks.{name}") for name, node in config["callbacks"].items() if node
+        ]
         self.trainer: pl.Trainer = build(
             options,
             "trainer",
@@ -238,7 +242,9 @@ def resumed(run: Path, overrides: list[str]) -> Config:
     for override in overrides:
         name = override.partition("=")[0]
         if isinstance(OmegaConf.select(config, name), DictConfig):
-            raise RunError(f"{override} cannot change a resumed run; only single values can, like trainer.max_epochs=200.")
+            raise RunError(
+                f"{override} cannot change a resumed run; only single values can, like trainer.max_epochs=200."
+            )
         try:
             config.merge_with_dotlist([override])
         except OmegaConfBaseException as error:
@@ -253,8 +259,8 @@ def assemble(config: Config, data: ImageDataModule) -> tuple[Training, VAE]:
     vae = parts.pop("model")
     if data.kind not in vae.likelihood.accepts:
         raise ConfigError(
-            f"The likelihood {type(vae.likelihood).__name__} is no density of {data.kind} data, which {data.protocol} is; "
-            f"it accepts {', '.join(sorted(vae.likelihood.accepts))} data. "
+            f"The likelihood {type(vae.likelihood).__name__} is no density of {data.kind} data, "
+            f"which {data.protocol} is; it accepts {', '.join(sorted(vae.likelihood.accepts))} data. "
             f"Use likelihood={'bernoulli' if data.kind == 'binary' else 'gaussian'}, or another data.binarize."
         )
     trainer = config["trainer"]
@@ -295,5 +301,7 @@ def clean_start(folder: Path, keep: bool) -> Iterator[None]:
 def quiet() -> None:
     """Silence what Lightning says about things that are as they should be."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    for message in (".*does not have many workers.*", ".*dataloader is not resumable.*", ".*not resumable.*", ".*LeafSpec.*"):
-        warnings.filterwarnings("ignore", message)
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # "No CUDA runtime is found" on every CPU
+    expected = ("does not have many workers", "not resumable", "LeafSpec", "smaller than the logging interval")
+    for message in expected:
+        warnings.filterwarnings("ignore", f".*{message}")

@@ -12,8 +12,6 @@ from torch import Tensor
 
 from variata.errors import DataError
 
-HINT = "data=digits runs without any file."
-
 
 def find(root: Path, folders: Sequence[str], name: str) -> Path | None:
     """The first of root/folder/name[.gz] that exists."""
@@ -21,7 +19,9 @@ def find(root: Path, folders: Sequence[str], name: str) -> Path | None:
     return next((place for place in places if place.is_file()), None)
 
 
-def require(root: Path, folders: Sequence[str], names: Sequence[str], download: Callable[[], None] | None) -> list[Path]:
+def require(
+    root: Path, folders: Sequence[str], names: Sequence[str], download: Callable[[], None] | None
+) -> list[Path]:
     """The paths of all names below root, downloaded if one is missing.
 
     Raises:
@@ -41,8 +41,8 @@ def require(root: Path, folders: Sequence[str], names: Sequence[str], download: 
         raise DataError(
             f"Missing data: {', '.join(missing)}. Looked in {root.resolve()} and its folders "
             f"{', '.join(folder for folder in folders if folder)}, plain or .gz; {reason}. "
-            f"Put the files into {root.resolve() / folders[0]}, or point data.root (or VARIATA_DATA) to where they are. "
-            f"{HINT}"
+            f"Put the files into {root.resolve() / folders[0]}, or point data.root (or VARIATA_DATA) "
+            "to where they are. data=digits runs without any file."
         )
     return [path for path in found if path is not None]
 

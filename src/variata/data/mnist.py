@@ -109,4 +109,3 @@ def check_shape(name: str, shape: Size, expected: Size) -> None:
     """Refuse a shape the data does not have."""
     if tuple(shape) != tuple(expected):
         raise ConfigError(f"Images of data={name} have shape {list(expected)}, got data.shape={list(shape)}.")
-

@@ -155,7 +155,9 @@ class Shuffled(Sampler[int]):
             self.where.epoch, self.where.position = epoch, 0
 
     def __iter__(self) -> Iterator[int]:
-        order = torch.randperm(self.n, generator=Generator().manual_seed(self.where.seed * 1_000_003 + self.where.epoch))
+        order = torch.randperm(
+            self.n, generator=Generator().manual_seed(self.where.seed * 1_000_003 + self.where.epoch)
+        )
         return iter(order[self.where.position + self.rank : self.used : self.devices].tolist())
 
     def __len__(self) -> int:

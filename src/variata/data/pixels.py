@@ -23,7 +23,7 @@ def binarise(images: Tensor, generator: Generator | None = None) -> Tensor:
 
 
 def dequantise(images: Tensor, generator: Generator | None = None) -> Tensor:
-    """x = (g + u) / 256 with u uniform on [0, 1): a density of x bounds the mass of g (Theis et al. 2016, 1511.01844)."""
+    """x = (g + u) / 256 with u uniform on [0, 1): its density bounds the mass of g (Theis et al. 2016, 1511.01844)."""
     noise = torch.rand(images.shape, generator=generator, device=images.device)
     return (images + noise) / 256
 

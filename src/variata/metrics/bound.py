@@ -14,7 +14,7 @@ ACTIVE = 0.01  # Var_x E_q[z_j | x] above which unit j is active (Burda et al. 2
 class Bound(Metric):
     r"""Mean ELBO, rate and distortion at beta = 1, KL per rung and latent dimension, and active units.
 
-    A unit j is active if \(\mathrm{Var}_x(E_q[z_j | x]) > 0.01\): the posterior mean moves, sampling noise does not count.
+    A unit j is active if \(\mathrm{Var}_x(E_q[z_j | x]) > 0.01\): the posterior mean moves; noise does not count.
 
     Args:
         events: Shape of z of each rung, top first.

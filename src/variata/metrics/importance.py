@@ -48,5 +48,7 @@ class MeanNLL(Metric):
     def compute(self) -> dict[str, Tensor]:
         """`nll` and `nll_stderr`, nats per image, and `images`."""
         mean = self.total / self.images
-        variance = (self.square / self.images - mean.square()).clamp(min=0) * self.images / (self.images - 1).clamp(min=1)
+        variance = (
+            (self.square / self.images - mean.square()).clamp(min=0) * self.images / (self.images - 1).clamp(min=1)
+        )
         return {"nll": mean, "nll_stderr": (variance / self.images).sqrt(), "images": self.images}
