@@ -22,12 +22,12 @@ def small(shape=(1, 4, 4), latent=3, prior=StandardNormal, likelihood=Bernoulli,
 
 
 def conv(shape, latent=4, channels=(4, 6), blocks=(1, 1)) -> VAE:
-    options = {"channels": channels, "blocks": blocks, "hidden": 8}
+    options = {"channels": channels, "blocks": blocks}
     return flat(
         shape,
         latent,
-        partial(ConvEncoder, **options),
-        partial(ConvDecoder, **options),
+        partial(ConvEncoder, **options, hidden=8),
+        partial(ConvDecoder, **options, hidden=8),
         Gaussian,
         StandardNormal,
         Bernoulli,

@@ -406,3 +406,35 @@ def test_help_and_configuration_are_shown(train):
     assert answer.code == 0 and "conv_vae, mlp_vae" in answer.out and "resume=" in answer.out
     answer = train("--cfg", "job", "--resolve")
     assert answer.code == 0 and "variata.build.flat" in answer.out and "${" not in answer.out
+
+
+def variata_command(*words):
+    code = "import sys; from variata.cli.main import main; sys.exit(main())"
+    return subprocess.run(
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, env=environment(), cwd=ROOT
+    )
+
+
+def test_console_script_lists_its_commands_and_refuses_others():
+    shown, refused = variata_command("--help"), variata_command("trian")
+    assert shown.returncode == 0 and "schedules" in shown.stdout
+    assert refused.returncode == 2 and "schedules" in refused.stderr and not refused.stdout
+
+
+def test_schedules_are_drawn():
+    drawn = variata_command("schedules", "beta=cyclical", "beta.value=2", "trainer.max_epochs=8")
+    assert drawn.returncode == 0, drawn.stderr
+    assert "beta, 8 epochs" in drawn.stdout and "learning rate, 8 epochs" in drawn.stdout
+    top, bottom = drawn.stdout.splitlines()[2:4], drawn.stdout.splitlines()[11]
+    assert top[0].split()[0] == "2" and top[0].count("█") + top[0].count("▄") >= 36  # four plateaus of half a cycle
+    assert bottom.count("█") > 60
+
+
+@pytest.mark.slow
+def test_a_run_ends_validated_whatever_the_interval(train, tmp_path):
+    answer = train(*QUICK, "trainer.max_epochs=5", "trainer.check_val_every_n_epoch=3", "logger=none")
+    assert answer.code == 0, answer.err
+    rows = list(csv.DictReader((answer.run / "metrics.csv").open()))
+    assert [int(row["step"]) for row in rows if row["val/elbo"]] == [63, 105]
+    answer = train(*QUICK, "trainer.max_steps=30", "logger=none", outputs=tmp_path / "short")
+    assert results(answer.run)["train/steps"] == 30 and (answer.run / "checkpoints" / "best.ckpt").is_file()

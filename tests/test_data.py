@@ -185,11 +185,21 @@ def test_files_are_found_where_torchvision_and_the_originals_put_them(tmp_path):
 
 
 def test_a_failed_download_says_where_to_put_the_files(tmp_path):
-    def download():
+    def download(folder):
+        (folder / "partial").touch()
         raise OSError("Name or service not known")
 
     with pytest.raises(DataError, match=r"(?s)missing\.gz.*Name or service.*Put the files into .*mnist.*data=digits"):
-        require(tmp_path, ["mnist", ""], ["missing.gz"], download)
+        require(tmp_path / "root", ["mnist", ""], ["missing.gz"], download)
+    assert not (tmp_path / "root").exists()
+
+
+def test_downloaded_files_are_used(tmp_path):
+    def download(folder):
+        (folder / "raw").mkdir()
+        (folder / "raw" / "images.gz").touch()
+
+    assert require(tmp_path / "root", ["raw"], ["images"], download) == [tmp_path / "root" / "raw" / "images.gz"]
 
 
 # --- the module -------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from models import small
-from variata.callbacks import EMA
+from variata.callbacks import EMA, Last
 from variata.data.digits import digits
 from variata.errors import Diverged
 from variata.objectives import ELBO, IWAE
@@ -31,7 +31,18 @@ class Records(pl.loggers.Logger):
         pass
 
 
-def run(tmp_path, updates_per_call=1, epochs=2, callbacks=(), logger=False, seed=5, validate=True, lr=1e-3, **options):
+def run(
+    tmp_path,
+    updates_per_call=1,
+    epochs=2,
+    callbacks=(),
+    logger=False,
+    seed=5,
+    validate=True,
+    lr=1e-3,
+    ckpt=None,
+    **options,
+):
     pl.seed_everything(seed, verbose=False)
     data = digits(batch_size=100)
     data.seed, data.updates_per_call = seed, updates_per_call
@@ -51,7 +62,7 @@ def run(tmp_path, updates_per_call=1, epochs=2, callbacks=(), logger=False, seed
         limit_val_batches=1.0 if validate else 0,
         use_distributed_sampler=False,
     )
-    trainer.fit(training, datamodule=data)
+    trainer.fit(training, datamodule=data, ckpt_path=ckpt, weights_only=True)
     return training
 
 
@@ -112,6 +123,18 @@ def test_validation_judges_at_beta_one_whatever_is_trained(tmp_path):
     assert val() == val(beta=Constant(7.0)) == val(objective=IWAE(samples=3))
 
 
+@pytest.mark.parametrize("ema", [False, True], ids=["plain", "ema"])
+def test_going_on_after_whole_epochs_is_uninterrupted(tmp_path, ema):
+    def callbacks():
+        return [Last(tmp_path), *([EMA(decay=0.9)] if ema else [])]
+
+    whole = run(tmp_path, updates_per_call=4, epochs=4, callbacks=callbacks())
+    run(tmp_path, updates_per_call=4, epochs=2, callbacks=callbacks())
+    resumed = run(tmp_path, updates_per_call=4, epochs=4, callbacks=callbacks(), ckpt=tmp_path / "last.ckpt")
+    assert resumed.step == whole.step == 52
+    assert torch.equal(weights(whole), weights(resumed))
+
+
 def test_moving_average_is_what_the_formula_says(tmp_path):
     class Trail(pl.Callback):
         weights: list = []  # noqa: RUF012
@@ -148,6 +171,14 @@ class Poisoned(ELBO):
         return {**terms, "loss": terms["loss"] * float("nan")} if self.calls == self.at else terms
 
 
+class AllNaN(ELBO):
+    """Never finite."""
+
+    def forward(self, trace, beta):
+        terms = super().forward(trace, beta)
+        return {**terms, "loss": terms["loss"] * float("nan")}
+
+
 def test_nan_stops_with_the_update_the_terms_and_the_batch(tmp_path):
     with pytest.raises(Diverged, match="not finite at update 7"):
         run(tmp_path, objective=Poisoned(at=7))
@@ -158,7 +189,13 @@ def test_nan_stops_with_the_update_the_terms_and_the_batch(tmp_path):
 
 def test_nan_can_be_skipped(tmp_path):
     training = run(tmp_path, objective=Poisoned(at=7), on_nan="skip")
-    assert training.skipped == 1 and weights(training).isfinite().all()
+    assert training.step == 26 and training.trainer.global_step == 25 and weights(training).isfinite().all()
+
+
+def test_skipping_gives_up_when_nothing_else_happens(tmp_path, monkeypatch):
+    monkeypatch.setattr("variata.training.SKIPPED", 5)
+    with pytest.raises(Diverged, match="update 5"):
+        run(tmp_path, objective=AllNaN(), on_nan="skip")
 
 
 def test_gradient_norm_is_bounded(tmp_path):
@@ -166,6 +203,14 @@ def test_gradient_norm_is_bounded(tmp_path):
     sgd = {"optimizer": partial(torch.optim.SGD, lr=lr)}
     moved = (weights(run(tmp_path, epochs=1, gradient_clip_val=1e-3, **sgd)) - start).norm()
     assert 0 < moved <= 13 * 1e-3 * lr * 1.001  # 13 updates
+
+
+def test_only_weights_decay(tmp_path):
+    training = run(tmp_path, epochs=1, optimizer=partial(torch.optim.SGD, lr=0.1, weight_decay=0.5), beta=Constant(0.0))
+    decay = {id(p): group["weight_decay"] for group in training.optimizers().param_groups for p in group["params"]}
+    for name, p in training.vae.named_parameters():
+        if p.requires_grad:
+            assert decay[id(p)] == (0.5 if name.endswith("weight") else 0.0), name
 
 
 @pytest.mark.slow

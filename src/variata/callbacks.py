@@ -64,7 +64,7 @@ class Last(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: Training, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        due = time.monotonic() - self.written > self.every or self.signum is not None
+        due = self.due(trainer)
         # the last batch of an epoch is left to the epoch's end, after its validation
         if due and batch_idx + 1 < trainer.num_training_batches:
             self.write(trainer)
@@ -72,12 +72,17 @@ class Last(Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Training) -> None:
         last = trainer.should_stop or pl_module.step >= pl_module.progress.total
-        if last or self.signum is not None or time.monotonic() - self.written > self.every:
+        if self.due(trainer) or last:
             self.write(trainer)
         self.stop()
 
     def on_test_batch_end(self, *args: Any) -> None:
         self.stop()
+
+    def due(self, trainer: pl.Trainer) -> bool:
+        """Whether it is time to write: all devices agree, because all take part."""
+        late = self.signum is not None or time.monotonic() - self.written > self.every
+        return late if trainer.world_size == 1 else trainer.strategy.reduce_boolean_decision(late, all=False)
 
     def write(self, trainer: pl.Trainer) -> None:
         """Write the checkpoint now: to a temporary file, then renamed."""

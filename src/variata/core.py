@@ -10,6 +10,7 @@ All log-densities and divergences are float32 and in nats.
 Kingma & Welling 2013, https://arxiv.org/abs/1312.6114; Sønderby et al. 2016, https://arxiv.org/abs/1602.02282
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -135,7 +136,7 @@ class VAE(nn.Module):
         super().__init__()
         self.encoder, self.rungs = encoder, nn.ModuleList(rungs)
         self.decoder, self.likelihood = decoder, likelihood
-        self.root = nn.Parameter(torch.zeros(root))
+        self.root = nn.Parameter(torch.zeros(root), requires_grad=math.prod(root) > 0)
 
     def forward(self, x: Tensor, samples: int = 1) -> Trace:
         """Encode x [B, C, H, W] once, draw `samples` latents per image, decode them."""

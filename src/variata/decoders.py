@@ -60,7 +60,7 @@ class ConvDecoder(Decoder):
     Args:
         channels: Of each stage in the encoder's order, from the image inwards.
         blocks: Residual blocks of each stage.
-        hidden: Width of the fully connected layer.
+        hidden: Width of the fully connected layer that sees the whole state.
     """
 
     def __init__(
@@ -73,8 +73,8 @@ class ConvDecoder(Decoder):
     ) -> None:
         super().__init__(state, shape)
         sizes = halved(shape[1:], len(channels))
-        top = nn.Sequential(nn.Flatten(), *layers([math.prod(state), hidden]))
-        stages: list[nn.Module] = [top, Expand(hidden, (channels[-1], *sizes[-1]))]
+        stages: list[nn.Module] = [nn.Flatten(), *layers([math.prod(state), hidden])]
+        stages += [Expand(hidden, (channels[-1], *sizes[-1]))]
         for i in reversed(range(len(channels))):
             stages += [Residual(channels[i]) for _ in range(blocks[i])] + [nn.SiLU()]
             if i:

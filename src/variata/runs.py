@@ -4,9 +4,10 @@ import json
 import math
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
+from yaml import YAMLError
 
 from variata import __version__, checkpoints
 from variata.core import VAE
@@ -19,7 +20,8 @@ Config = dict[str, Any]
 def load(run: str | Path) -> VAE:
     """The trained model of a run directory, ready to `encode`, `decode`, `sample` and `reconstruct`.
 
-    It has the weights of the best validation ELBO, is on the CPU and in evaluation mode.
+    It has the weights of the best validation ELBO (the newest ones, if there was no validation yet), is on the CPU and
+    in evaluation mode.
 
     Raises:
         RunError: The directory holds no run, or a damaged one.
@@ -27,7 +29,8 @@ def load(run: str | Path) -> VAE:
     config = read_config(Path(run))
     check(config["model"], "model")
     vae = build(config["model"], "model")
-    vae.load_state_dict(checkpoints.weights(checkpoints.read(Path(run) / "checkpoints" / "best.ckpt")))
+    best, last = (Path(run) / "checkpoints" / f"{name}.ckpt" for name in ("best", "last"))
+    vae.load_state_dict(checkpoints.weights(checkpoints.read(best if best.is_file() else last)))
     return vae.eval()
 
 
@@ -40,10 +43,18 @@ def read_config(run: Path) -> Config:
     path = run / "config.yaml"
     if not path.is_file():
         raise RunError(f"{run} is no run directory: it has no config.yaml. Give one like outputs/<data>-<model>/<run>.")
-    config = OmegaConf.to_container(OmegaConf.load(path))
-    if not isinstance(config, dict) or "model" not in config:
+    try:
+        config = OmegaConf.load(path)
+    except (YAMLError, OSError) as error:
+        raise RunError(f"{path} cannot be read: {error}.") from error
+    if not isinstance(config, DictConfig) or "model" not in config:
         raise RunError(f"{path} is not the configuration of a run.")
-    return config
+    return plain(config)
+
+
+def plain(config: DictConfig) -> Config:
+    """A configuration as plain dictionaries, interpolations resolved."""
+    return cast(Config, OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
 
 
 def write_config(run: Path, config: Config, overrides: list[str]) -> None:

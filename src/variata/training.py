@@ -22,6 +22,7 @@ from variata.schedules import Progress, Schedule
 
 EAGER_UPDATES = 100  # run before compiling: mistakes show at once, and the first figures do not wait for a compiler
 LONG = 3000  # updates from which compile="auto" compiles: about where the minute it may take is won back
+SKIPPED = 100  # updates in a row that on_nan="skip" leaves out before it gives up
 DIMENSIONS = 256  # latent dimensions of a rung up to which the KL of each is logged
 
 
@@ -67,10 +68,11 @@ class Training(pl.LightningModule):
         self.make_optimizer, self.samples, self.rows, self.log_every = optimizer, samples, rows, log_every
         self.gradient_clip_val, self.on_nan, self.config = gradient_clip_val, on_nan, config or {}
         self.compile_step = compile
-        self.step, self.seconds, self.skipped = 0, 0.0, 0
+        self.step, self.seconds = 0, 0.0
+        self.skipped = 0  # in a row
         self.progress = Progress(0, 1, 1)
         self.latest: dict[str, float] = {}  # what the progress bar shows
-        self._compiled = torch.compile(self._terms)
+        self._compiled: Callable[[Tensor, Tensor], Terms] | None = None
         self._rng: dict[str, Tensor] | None = None
 
     # --- one update -------------------------------------------------------------------------------------------------
@@ -82,8 +84,9 @@ class Training(pl.LightningModule):
             if len(images) < data.batch_per_device or self.step >= self.progress.total:
                 break
             losses.append(self._update(data.prepare(images, "train")))
+        self.seconds = time.perf_counter() - self._begun
         if self.step >= self.progress.total:
-            self.trainer.should_stop = True
+            self.trainer.should_stop, self.trainer.check_val_every_n_epoch = True, 1  # the end is always validated
         if not self._watched and losses:  # one look per call, because looking waits for the device
             self._require_finite(torch.stack(losses), {}, batch)
 
@@ -97,8 +100,8 @@ class Training(pl.LightningModule):
         self.step += 1
         loss = terms["loss"]
         if self._watched and not self._require_finite(loss, terms, x):
-            self.skipped += 1
             return loss.detach()
+        self.skipped = 0
         self.manual_backward(loss)
         if self.gradient_clip_val is not None:
             torch.nn.utils.clip_grad_norm_(self.vae.parameters(), self.gradient_clip_val)
@@ -111,13 +114,17 @@ class Training(pl.LightningModule):
         return self.objective(self.vae(x, self.objective.samples), beta)
 
     def _compute(self, x: Tensor, beta: Tensor) -> Terms:
-        compiled = self._compiles and self.step >= EAGER_UPDATES
-        return self._compiled(x, beta) if compiled else self._terms(x, beta)
+        if not self._compiles or self.step < EAGER_UPDATES:
+            return self._terms(x, beta)
+        if self._compiled is None:
+            self._compiled = torch.compile(self._terms)
+        return self._compiled(x, beta)
 
     def _require_finite(self, loss: Tensor, terms: Terms, batch: Tensor) -> bool:
         if bool(loss.isfinite().all()):
             return True
-        if self.on_nan == "skip":
+        self.skipped += 1
+        if self.on_nan == "skip" and self.skipped < SKIPPED:
             return False
         values = {name: float(value.detach()) for name, value in terms.items()}
         path = Path(self.trainer.default_root_dir) / "diverged.pt"
@@ -152,7 +159,11 @@ class Training(pl.LightningModule):
     # --- fit --------------------------------------------------------------------------------------------------------
 
     def configure_optimizers(self) -> Optimizer:
-        optimizer = self.make_optimizer([p for p in self.vae.parameters() if p.requires_grad])
+        trained = {name: p for name, p in self.vae.named_parameters() if p.requires_grad}
+        weights = [p for name, p in trained.items() if name.endswith("weight")]
+        others = [p for name, p in trained.items() if not name.endswith("weight")]  # biases, scales, means: not decayed
+        groups = [{"params": weights}, {"params": others, "weight_decay": 0.0}]
+        optimizer = self.make_optimizer([group for group in groups if group["params"]])
         for group in optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
         return optimizer
@@ -181,6 +192,8 @@ class Training(pl.LightningModule):
         if self._rng is not None:
             set_rng_state(self._rng)
             self._rng = None
+        elif trainer.world_size > 1:
+            torch.manual_seed(torch.initial_seed() + trainer.global_rank)  # devices share weights, not noise
 
     def on_train_end(self) -> None:
         self.seconds = time.perf_counter() - self._begun
@@ -206,8 +219,9 @@ class Training(pl.LightningModule):
     def test_step(self, batch: Tensor, batch_idx: int) -> None:
         """batch [B, C, H, W]."""
         x = self.trainer.datamodule.prepare(batch, "test")
-        self.bound.update(self.vae(x))
-        self.nll.update(log_likelihood(self.vae, x, self.samples, self.rows))
+        with torch.autocast(self.device.type, enabled=False):  # figures to publish, whatever training computed with
+            self.bound.update(self.vae(x))
+            self.nll.update(log_likelihood(self.vae, x, self.samples, self.rows))
 
     def on_test_epoch_end(self) -> None:
         self._log_bound("test")
@@ -232,7 +246,7 @@ class Training(pl.LightningModule):
             "config": self.config,
             "step": self.step,
             "skipped": self.skipped,
-            "seconds": time.perf_counter() - self._begun,
+            "seconds": self.seconds,
             "epoch": epoch,
             "position": update * self.trainer.datamodule.batch_size,
             "rng": rng_state(),

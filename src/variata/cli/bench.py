@@ -19,7 +19,6 @@ import hydra
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
-from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -84,7 +83,7 @@ def speed() -> dict[str, Any]:
     """Images per second of the three loops, medians over rounds; the first two rounds warm up."""
     overrides = [*MODEL, "beta=constant", "scheduler=none", "compile=true", f"trainer.max_epochs={ROUNDS + 2}"]
     with hydra.initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
-        config = OmegaConf.to_container(hydra.compose("config", overrides), resolve=True)
+        config = runs.plain(hydra.compose("config", overrides))
     pl.seed_everything(1, verbose=False)
     data = build(config["data"], "data")
     training, _ = assemble(config, data)

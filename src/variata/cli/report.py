@@ -61,6 +61,8 @@ def results_table(folder: Path, results: dict[str, Any]) -> None:
 def show(title: str, rows: dict[str, str]) -> None:
     """A table of names and values."""
     table = Table(title=title, show_header=False, title_justify="left")
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
     for name, value in rows.items():
         table.add_row(name, value)
     Console().print(table)

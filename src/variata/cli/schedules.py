@@ -20,18 +20,17 @@ def draw() -> None:
     """Compose the configuration and print both curves."""
     with hydra.initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
         config = hydra.compose("config", sys.argv[1:])
-    from omegaconf import OmegaConf
-
+    from variata.runs import plain
     from variata.schedules import Progress
     from variata.targets import build, check
 
-    plain = OmegaConf.to_container(config, resolve=True)
-    epochs = plain["trainer"]["max_epochs"]
+    options = plain(config)
+    epochs = options["trainer"]["max_epochs"]
     if epochs in (None, -1):
         raise UserError("The curves are drawn over epochs: set trainer.max_epochs.")
-    for part, scale in (("beta", 1.0), ("scheduler", plain["optimizer"]["lr"])):
-        check(plain[part], part)
-        schedule = build(plain[part], part)
+    for part, scale in (("beta", 1.0), ("scheduler", options["optimizer"]["lr"])):
+        check(options[part], part)
+        schedule = build(options[part], part)
         total = epochs * 100  # updates; spans given in updates are read as hundredths of an epoch
         values = [scale * schedule(Progress(i * total // COLUMNS, total, 100)) for i in range(COLUMNS + 1)]
         Console().print(f"\n{'learning rate' if part == 'scheduler' else part}, {epochs} epochs\n{curve(values)}")

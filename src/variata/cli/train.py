@@ -6,9 +6,8 @@ import signal
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
@@ -18,64 +17,21 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig
 
 from variata import checkpoints, runs
 from variata.callbacks import Last, Pictures, Progress
 from variata.cli.report import plan, results_table
+from variata.cli.settings import OURS, settled
 from variata.core import VAE
 from variata.data.module import ImageDataModule
-from variata.errors import ConfigError, Interrupted, RunError
+from variata.errors import ConfigError, Interrupted
 from variata.loggers import CSV
 from variata.runs import Config
-from variata.targets import build, check, check_values
+from variata.targets import build
 from variata.training import Training
 
 log = logging.getLogger("variata")
-
-
-@dataclass
-class Settings:
-    """Options of the run as a whole.
-
-    Args:
-        seed: Fixes weights, data order and noise.
-        log_every: Updates between two records of training.
-        updates_per_call: Updates taken per call of Lightning's hook, on one device.
-        checkpoint_every: Seconds between two writes of last.ckpt.
-        compile: Whether to compile the training step; "auto" does for long training.
-        resume: Run directory to go on with.
-        outputs: Folder of run directories.
-        debug: Whether errors show a traceback.
-    """
-
-    seed: int
-    log_every: int
-    updates_per_call: int
-    checkpoint_every: float
-    compile: bool | str
-    resume: str | None
-    outputs: str
-    debug: bool
-
-
-@dataclass
-class Evaluate:
-    """How the test set is judged.
-
-    Args:
-        samples: K of the importance-weighted NLL.
-        rows: Images times samples decoded at once.
-    """
-
-    samples: int
-    rows: int
-
-
-PARTS = ("data", "model", "objective", "beta", "optimizer", "scheduler", "trainer", "logger", "callbacks")
-OURS = {"on_nan": str}  # options of trainer= that are not Lightning's
-POSITIVE = ("log_every", "updates_per_call", "evaluate.samples", "evaluate.rows")
 
 
 def train(composed: DictConfig) -> None:
@@ -113,18 +69,16 @@ class Run:
         self.data: ImageDataModule = build(config["data"], "data")
         self.training, self.vae = assemble(config, self.data)
         options = {name: value for name, value in config["trainer"].items() if name not in (*OURS, "gradient_clip_val")}
-        self.best = ModelCheckpoint(
-            folder / "checkpoints", "best", "val/elbo", mode="max", enable_version_counter=False
-        )
-        self.last, self.pictures = Last(folder / "checkpoints", config["checkpoint_every"]), Pictures()
-        callbacks: list[Callback] = [
+        best = ModelCheckpoint(folder / "checkpoints", "best", "val/elbo", mode="max", enable_version_counter=False)
+        self.last = Last(folder / "checkpoints", config["checkpoint_every"])
+        chosen: list[Callback] = [
             build(node, f"callbacks.{name}") for name, node in config["callbacks"].items() if node
         ]
         self.trainer: pl.Trainer = build(
             options,
             "trainer",
             logger=False,
-            callbacks=[Progress(), *callbacks, self.last, self.best],
+            callbacks=[Progress(), *chosen, self.last, best],
             default_root_dir=folder,
             num_sanity_val_steps=0,
             enable_model_summary=False,
@@ -159,8 +113,9 @@ class Run:
     def fit(self) -> None:
         """Train to the end, from the last checkpoint where there is one, and take the best weights."""
         self.trainer.fit(self.training, datamodule=self.data, ckpt_path=self.resume, weights_only=True)
-        if self.best.best_model_path:
-            self.vae.load_state_dict(checkpoints.weights(checkpoints.read(Path(self.best.best_model_path))))
+        best = self.folder / "checkpoints" / "best.ckpt"
+        if best.is_file():  # there is none where validation was turned off
+            self.vae.load_state_dict(checkpoints.weights(checkpoints.read(best)))
 
     def test(self) -> None:
         """Judge the best weights on the whole test set."""
@@ -168,12 +123,15 @@ class Run:
         metrics = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
         pixels = self.vae.decoder.bias[0].numel() * self.data.shape[0]
         self.results |= runs.test_results(metrics, self.config["evaluate"]["samples"], pixels, self.data.kind)
-        self.pictures.draw(self.trainer, self.training)
+        for callback in self.trainer.callbacks:
+            if isinstance(callback, Pictures):
+                callback.draw(self.trainer, self.training)
         self.results["status"] = "finished"
 
     @contextmanager
     def reported(self) -> Iterator[None]:
         """However the run ends: results.json is written, W&B is closed with the right status, signals are restored."""
+        log.info("update %d, overrides %s", self.training.step, list(HydraConfig.get().overrides.task))
         try:
             with self._signals():
                 yield
@@ -181,6 +139,9 @@ class Run:
             self.results["status"] = "interrupted"
             signum = self.last.signum or signal.SIGTERM
             raise error if isinstance(error, Interrupted) else Interrupted(signum) from error
+        except Exception:
+            log.exception("failed at update %d", self.training.step)
+            raise
         finally:
             self._close()
 
@@ -213,46 +174,6 @@ class Run:
         results_table(self.folder, self.results)
 
 
-def settled(composed: DictConfig) -> Config:
-    """The resolved configuration, every name and type in it checked."""
-    if composed.resume:
-        overrides = [o for o in HydraConfig.get().overrides.task if not o.startswith("resume=")]
-        config = resumed(Path(composed.resume), overrides)
-    else:
-        config = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
-    settings = {name: value for name, value in config.items() if not isinstance(value, dict)}
-    check_values(settings, get_type_hints(Settings), "", "a run")
-    check_values(config["evaluate"], get_type_hints(Evaluate), "evaluate", "evaluate")
-    for part in PARTS:
-        check(config[part], part, extra=OURS if part == "trainer" else None)
-    for name in POSITIVE:
-        if (value := OmegaConf.select(OmegaConf.create(config), name)) < 1:
-            raise ConfigError(f"{name}={value} is less than 1.")
-    if all(config["trainer"][limit] in (None, -1) for limit in ("max_epochs", "max_steps")):
-        raise ConfigError("Training needs an end: set trainer.max_epochs or trainer.max_steps.")
-    one_of("trainer.on_nan", config["trainer"]["on_nan"], ("stop", "skip"))
-    one_of("compile", config["compile"], (True, False, "auto"))
-    return config
-
-
-def resumed(run: Path, overrides: list[str]) -> Config:
-    """The configuration of an earlier run, single values of it changed by overrides like `trainer.max_epochs=200`."""
-    config = OmegaConf.create(runs.read_config(run))
-    OmegaConf.set_struct(config, True)
-    for override in overrides:
-        name = override.partition("=")[0]
-        if isinstance(OmegaConf.select(config, name), DictConfig):
-            raise RunError(
-                f"{override} cannot change a resumed run; only single values can, like trainer.max_epochs=200."
-            )
-        try:
-            config.merge_with_dotlist([override])
-        except OmegaConfBaseException as error:
-            raise ConfigError(f"{name} is not in the configuration of {run}.") from error
-    config.resume = str(run)
-    return OmegaConf.to_container(config)
-
-
 def assemble(config: Config, data: ImageDataModule) -> tuple[Training, VAE]:
     """The model and what trains it, of parts that fit together."""
     parts = {part: build(config[part], part) for part in ("model", "objective", "beta", "optimizer", "scheduler")}
@@ -275,12 +196,6 @@ def assemble(config: Config, data: ImageDataModule) -> tuple[Training, VAE]:
         config=config,
     )
     return training, vae
-
-
-def one_of(key: str, value: Any, allowed: tuple) -> None:
-    """Refuse a value that is none of the allowed ones."""
-    if value not in allowed:
-        raise ConfigError(f"{key}={value} is unknown. Use one of {', '.join(str(a).lower() for a in allowed)}.")
 
 
 @contextmanager

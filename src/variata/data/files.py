@@ -1,7 +1,11 @@
 """Find, check, read and, where the network allows, download the files of a data set."""
 
+import contextlib
 import gzip
 import hashlib
+import io
+import shutil
+import tempfile
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,7 +24,7 @@ def find(root: Path, folders: Sequence[str], name: str) -> Path | None:
 
 
 def require(
-    root: Path, folders: Sequence[str], names: Sequence[str], download: Callable[[], None] | None
+    root: Path, folders: Sequence[str], names: Sequence[str], download: Callable[[Path], None] | None
 ) -> list[Path]:
     """The paths of all names below root, downloaded if one is missing.
 
@@ -31,7 +35,7 @@ def require(
     reason = "data.download=false"
     if None in found and download is not None:
         try:
-            download()
+            fetch(root, download)
             reason = "the download left them missing"
         except Exception as error:  # torchvision raises whatever the network gave it
             reason = f"the download failed: {error}"
@@ -45,6 +49,14 @@ def require(
             "to where they are. data=digits runs without any file."
         )
     return [path for path in found if path is not None]
+
+
+def fetch(root: Path, download: Callable[[Path], None]) -> None:
+    """Download into a folder of its own and copy what came: a broken download leaves nothing below root."""
+    with tempfile.TemporaryDirectory() as folder:
+        with contextlib.redirect_stdout(io.StringIO()):  # torchvision prints each address it tried in vain
+            download(Path(folder))
+        shutil.copytree(folder, root, dirs_exist_ok=True)
 
 
 def content(path: Path) -> bytes:

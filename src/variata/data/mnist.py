@@ -66,7 +66,7 @@ def binary_mnist(
 
 def load_grey(root: Path, download: bool, verify: bool) -> dict[str, Tensor]:
     """The grey originals, uint8: the first 50,000 training images, the last 10,000, the test images."""
-    paths = require(root, ["mnist", "MNIST/raw", ""], list(IDX), partial(fetch_idx, root) if download else None)
+    paths = require(root, ["mnist", "MNIST/raw", ""], list(IDX), fetch_idx if download else None)
     images, test = read(idx_images, paths, IDX, verify)
     return {"train": images[:-10_000].clone(), "val": images[-10_000:].clone(), "test": test}
 
@@ -74,7 +74,7 @@ def load_grey(root: Path, download: bool, verify: bool) -> dict[str, Tensor]:
 def load_static(root: Path, download: bool, verify: bool) -> dict[str, Tensor]:
     """Larochelle's files, uint8 {0, 1}."""
     folders = ["binarized_mnist", "BinarizedMNIST", ""]
-    paths = require(root, folders, list(AMAT), partial(fetch_amat, root) if download else None)
+    paths = require(root, folders, list(AMAT), fetch_amat if download else None)
     return dict(zip(("train", "val", "test"), read(amat_images, paths, AMAT, verify), strict=True))
 
 

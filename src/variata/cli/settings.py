@@ -1,0 +1,103 @@
+"""From a composed configuration to a resolved one in which every name and type is known good."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from variata import runs
+from variata.errors import ConfigError, RunError
+from variata.runs import Config
+from variata.targets import check, check_values
+
+
+@dataclass
+class Settings:
+    """Options of the run as a whole.
+
+    Args:
+        seed: Fixes weights, data order and noise.
+        log_every: Updates between two records of training.
+        updates_per_call: Updates taken per call of Lightning's hook, on one device.
+        checkpoint_every: Seconds between two writes of last.ckpt.
+        compile: Whether to compile the training step; "auto" does for long training.
+        resume: Run directory to go on with.
+        outputs: Folder of run directories.
+        debug: Whether errors show a traceback.
+    """
+
+    seed: int
+    log_every: int
+    updates_per_call: int
+    checkpoint_every: float
+    compile: bool | str
+    resume: str | None
+    outputs: str
+    debug: bool
+
+
+@dataclass
+class Evaluate:
+    """How the test set is judged.
+
+    Args:
+        samples: K of the importance-weighted NLL.
+        rows: Images times samples decoded at once.
+    """
+
+    samples: int
+    rows: int
+
+
+PARTS = ("data", "model", "objective", "beta", "optimizer", "scheduler", "trainer", "logger", "callbacks")
+OURS = {"on_nan": str}  # options of trainer= that are not Lightning's
+POSITIVE = ("log_every", "updates_per_call", "evaluate.samples", "evaluate.rows")
+
+
+def settled(composed: DictConfig) -> Config:
+    """The resolved configuration, every name and type in it checked."""
+    if composed.resume:
+        overrides = [o for o in HydraConfig.get().overrides.task if not o.startswith("resume=")]
+        config = resumed(Path(composed.resume), overrides)
+    else:
+        config = runs.plain(composed)
+    settings = {name: value for name, value in config.items() if not isinstance(value, dict)}
+    check_values(settings, get_type_hints(Settings), "", "a run")
+    check_values(config["evaluate"], get_type_hints(Evaluate), "evaluate", "evaluate")
+    for part in PARTS:
+        check(config[part], part, extra=OURS if part == "trainer" else None)
+    for name in POSITIVE:
+        if (value := OmegaConf.select(OmegaConf.create(config), name)) < 1:
+            raise ConfigError(f"{name}={value} is less than 1.")
+    if all(config["trainer"][limit] in (None, -1) for limit in ("max_epochs", "max_steps")):
+        raise ConfigError("Training needs an end: set trainer.max_epochs or trainer.max_steps.")
+    one_of("trainer.on_nan", config["trainer"]["on_nan"], ("stop", "skip"))
+    one_of("compile", config["compile"], (True, False, "auto"))
+    return config
+
+
+def resumed(run: Path, overrides: list[str]) -> Config:
+    """The configuration of an earlier run, single values of it changed by overrides like `trainer.max_epochs=200`."""
+    config = OmegaConf.create(runs.read_config(run))
+    OmegaConf.set_struct(config, True)
+    for override in overrides:
+        name = override.partition("=")[0]
+        if isinstance(OmegaConf.select(config, name), DictConfig):
+            raise RunError(
+                f"{override} cannot change a resumed run; only single values can, like trainer.max_epochs=200."
+            )
+        try:
+            config.merge_with_dotlist([override])
+        except OmegaConfBaseException as error:
+            raise ConfigError(f"{name} is not in the configuration of {run}.") from error
+    config.resume = str(run)
+    return runs.plain(config)
+
+
+def one_of(key: str, value: Any, allowed: tuple) -> None:
+    """Refuse a value that is none of the allowed ones."""
+    if value not in allowed:
+        raise ConfigError(f"{key}={value} is unknown. Use one of {', '.join(str(a).lower() for a in allowed)}.")
