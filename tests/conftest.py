@@ -52,7 +52,7 @@ def environment() -> dict[str, str]:
 
 
 def train_command(outputs: Path, *overrides: str) -> list[str]:
-    return [sys.executable, str(ROOT / "train.py"), f"outputs={outputs}", *overrides]
+    return [sys.executable, str(ROOT / "train.py"), *overrides, f"outputs={outputs}"]
 
 
 @pytest.fixture

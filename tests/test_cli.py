@@ -23,6 +23,7 @@ from variata.runs import read_config
 from wandb_file import records
 
 QUICK = ["data=digits", "model=mlp_vae", "trainer.max_epochs=3", "evaluate.samples=20", "trainer.accelerator=cpu"]
+QUICK += ["trainer.check_val_every_n_epoch=1"]
 RESULTS = {
     *("test/elbo", "test/nll", "test/nll_samples", "test/nll_stderr", "test/bits_per_dim", "test/rate"),
     *("test/distortion", "test/active_units", "test/images", "data/protocol", "seed", "version", "git_sha"),
@@ -69,7 +70,7 @@ def test_run_directory_is_complete(finished):
         *("results.json", "train.log"),
     }
     assert run.parent.name == "digits-mlp_vae"
-    assert (run / "overrides.txt").read_text().splitlines()[1:] == [*QUICK, "log_every=10"]
+    assert (run / "overrides.txt").read_text().splitlines()[:-1] == [*QUICK, "log_every=10"]
 
 
 def test_results_have_their_fixed_names_and_agree(finished):
@@ -102,8 +103,8 @@ def test_load_gives_the_model_back(finished):
     vae = variata.load(run)
     assert isinstance(vae, VAE) and not vae.training
     x = torch.rand(4, 1, 28, 28).round()
-    assert vae.encode(x)[0].q.mean.shape == (4, 50)
-    assert vae.decode(torch.zeros(4, 50)).mean.shape == vae.reconstruct(x).mean.shape == (4, 1, 28, 28)
+    assert vae.encode(x)[0].q.mean.shape == (4, 40)
+    assert vae.decode(torch.zeros(4, 40)).mean.shape == vae.reconstruct(x).mean.shape == (4, 1, 28, 28)
     assert vae.sample(4).sample().unique().tolist() == [0, 1]
 
 
@@ -114,7 +115,7 @@ def test_loaded_model_has_the_reported_elbo(finished):
 
     data, vae = digits(), variata.load(run)
     data.setup()
-    metric = Bound([(50,)])
+    metric = Bound([(40,)])
     with torch.no_grad():
         for _ in range(50):
             metric.update(vae(data.images["test"].float()))
@@ -134,7 +135,7 @@ def test_wandb_keeps_configuration_history_pictures_and_exit_code(finished):
     run, _ = finished
     (path,) = (run / "wandb").rglob("*.wandb")
     kept = records(path)
-    assert json.loads(kept["config"]["model"])["latent"] == 50
+    assert json.loads(kept["config"]["model"])["latent"] == 40
     assert json.loads(kept["config"]["optimizer"])["lr"] == 1e-3
     history = kept["history"]
     assert [row["trainer/global_step"] for row in history if "train/elbo" in row] == [10, 20, 30, 40, 50, 60]
@@ -285,7 +286,7 @@ WRONG = {
         ["model.encoder.chanels=[4]"],
         "model.encoder.chanels is not in the configuration. Did you mean model.encoder.channels?",
     ),
-    "added key": (["+optimizer.momentun=0.9"], "optimizer.momentun is no option of torch.optim.Adam"),
+    "added key": (["+optimizer.momentun=0.9"], "optimizer.momentun is no option of torch.optim.AdamW"),
     "wrong type": (["optimizer.lr=fast"], "optimizer.lr='fast' has the wrong type: expected float"),
     "wrong type at the top": (["seed=one"], "seed='one' has the wrong type: expected int"),
     "foreign code": (["prior._target_=os.system"], "may not be built"),
@@ -342,7 +343,7 @@ def test_damaged_data(train, tmp_path, damage, message):
     folder.mkdir(parents=True)
     header = b"".join(v.to_bytes(4, "big") for v in (2051, 2, 28, 28))
     for name in ("train-images-idx3-ubyte.gz", "t10k-images-idx3-ubyte.gz"):
-        (folder / name).write_bytes(damage(header + bytes(2 * 784)))
+        (folder / name).write_bytes(damage(header + os.urandom(2 * 784)))
     assert_refused(train(f"data.root={tmp_path / 'data'}"), message)
 
 
@@ -426,7 +427,7 @@ def test_schedules_are_drawn():
     assert drawn.returncode == 0, drawn.stderr
     assert "beta, 8 epochs" in drawn.stdout and "learning rate, 8 epochs" in drawn.stdout
     top, bottom = drawn.stdout.splitlines()[2:4], drawn.stdout.splitlines()[11]
-    assert top[0].split()[0] == "2" and top[0].count("█") + top[0].count("▄") >= 36  # four plateaus of half a cycle
+    assert top[0].split()[0] == "2" and top[0].count("█") + top[0].count("▄") >= 32  # four plateaus of half a cycle
     assert bottom.count("█") > 60
 
 

@@ -12,6 +12,8 @@ from torch.distributions import Distribution
 
 from variata.blocks import Concat
 from variata.core import VAE, Rung, Size
+from variata.encoders import Encoder
+from variata.likelihoods import Likelihood
 
 Factory = Callable[..., nn.Module]
 
@@ -19,11 +21,11 @@ Factory = Callable[..., nn.Module]
 def flat(
     shape: Size,
     latent: int,
-    encoder: Factory,
+    encoder: Callable[..., Encoder],
     decoder: Factory,
     posterior: Factory,
     prior: Factory,
-    likelihood: Factory,
+    likelihood: Callable[..., Likelihood],
 ) -> VAE:
     """A VAE with one latent vector: a ladder of one rung whose incoming state is empty.
 

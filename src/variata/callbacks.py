@@ -138,7 +138,7 @@ class Pictures(Callback):
 
     def draw(self, trainer: pl.Trainer, training: Training) -> None:
         """Draw all pictures now; real-valued data has none."""
-        data = trainer.datamodule
+        data = training.data
         if not trainer.is_global_zero or data.kind == "real":
             return
         x = data.images["val"][: self.images].to(training.device).float()

@@ -134,7 +134,8 @@ class VAE(nn.Module):
         self, encoder: nn.Module, rungs: Sequence[Rung], decoder: nn.Module, likelihood: nn.Module, root: Size
     ) -> None:
         super().__init__()
-        self.encoder, self.rungs = encoder, nn.ModuleList(rungs)
+        self.encoder = encoder
+        self.rungs: Sequence[Rung] = nn.ModuleList(rungs)  # type: ignore[assignment]
         self.decoder, self.likelihood = decoder, likelihood
         self.root = nn.Parameter(torch.zeros(root), requires_grad=math.prod(root) > 0)
 

@@ -78,7 +78,7 @@ class ConvDecoder(Decoder):
         for i in reversed(range(len(channels))):
             stages += [Residual(channels[i]) for _ in range(blocks[i])] + [nn.SiLU()]
             if i:
-                up = nn.ConvTranspose2d(channels[i], channels[i - 1], 4, stride=2, padding=1)
+                up: nn.Module = nn.ConvTranspose2d(channels[i], channels[i - 1], 4, stride=2, padding=1)
             else:
                 up = nn.Sequential(nn.Conv2d(channels[0], 4 * shape[0], 3, padding=1, bias=False), nn.PixelShuffle(2))
             stages += [up, Cut(sizes[i])]

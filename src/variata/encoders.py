@@ -57,7 +57,7 @@ class ConvEncoder(Encoder):
     """
 
     def __init__(
-        self, shape: Size, channels: Sequence[int] = (16, 48), blocks: Sequence[int] = (0, 0), hidden: int = 256
+        self, shape: Size, channels: Sequence[int] = (16, 48), blocks: Sequence[int] = (0, 1), hidden: int = 256
     ) -> None:
         super().__init__()
         stages = []

@@ -4,10 +4,12 @@ import csv
 import os
 from argparse import Namespace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+Mode = Literal["online", "offline", "disabled"]
 
 
 class CSV(Logger):
@@ -62,7 +64,7 @@ def wandb(
     group: str | None,
     project: str = "variata",
     entity: str | None = None,
-    mode: str | None = None,
+    mode: Mode | None = None,
     tags: list[str] | None = None,
 ) -> WandbLogger:
     """A W&B run whose identity is the run directory's name, so that a resumed run goes on in the same one.
@@ -75,7 +77,11 @@ def wandb(
     """
     import wandb as client
 
-    mode = mode or os.environ.get("WANDB_MODE") or ("online" if client.login(prompt=False) else "offline")
+    mode = (
+        mode
+        or cast(Mode | None, os.environ.get("WANDB_MODE"))
+        or ("online" if client.login(prompt=False) else "offline")
+    )
     name = "-".join(run_dir.parts[-2:])
     run = client.init(
         project=project,

@@ -6,14 +6,16 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
 from torch.optim import Optimizer
 
 from variata.core import VAE
+from variata.data.module import ImageDataModule
 from variata.errors import Diverged
 from variata.metrics.bound import Bound
 from variata.metrics.importance import MeanNLL, log_likelihood
@@ -22,6 +24,7 @@ from variata.schedules import Progress, Schedule
 
 EAGER_UPDATES = 100  # run before compiling: mistakes show at once, and the first figures do not wait for a compiler
 LONG = 3000  # updates from which compile="auto" compiles: about where the minute it may take is won back
+LONG_TEST = 2_000_000  # images times samples, likewise
 SKIPPED = 100  # updates in a row that on_nan="skip" leaves out before it gives up
 DIMENSIONS = 256  # latent dimensions of a rung up to which the KL of each is logged
 
@@ -70,16 +73,23 @@ class Training(pl.LightningModule):
         self.compile_step = compile
         self.step, self.seconds = 0, 0.0
         self.skipped = 0  # in a row
+        self._sums: list[Tensor] = []
+        self._recorded, self._since, self._begun = 0, 0.0, 0.0
         self.progress = Progress(0, 1, 1)
         self.latest: dict[str, float] = {}  # what the progress bar shows
         self._compiled: Callable[[Tensor, Tensor], Terms] | None = None
         self._rng: dict[str, Tensor] | None = None
 
+    @property
+    def data(self) -> ImageDataModule:
+        """What the trainer was given to train on."""
+        return self.trainer.datamodule  # type: ignore[attr-defined]
+
     # --- one update -------------------------------------------------------------------------------------------------
 
     def training_step(self, batch: Tensor, batch_idx: int) -> None:
         """batch [updates * B, C, H, W]; an incomplete last update is left out."""
-        data, losses = self.trainer.datamodule, []
+        data, losses = self.data, []
         for images in batch.split(data.batch_per_device):
             if len(images) < data.batch_per_device or self.step >= self.progress.total:
                 break
@@ -93,7 +103,7 @@ class Training(pl.LightningModule):
     def _update(self, x: Tensor) -> Tensor:
         self.progress = Progress(self.step, self.progress.total, self.progress.per_epoch)
         self._beta.fill_(self.beta(self.progress))
-        optimizer = self.optimizers()
+        optimizer = cast(LightningOptimizer, self.optimizers())
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * self.scheduler(self.progress)
         terms = self._compute(x, self._beta)
@@ -149,7 +159,7 @@ class Training(pl.LightningModule):
         means = torch.stack(self._sums) / self._recorded
         if self.trainer.world_size > 1:
             means = self.trainer.strategy.reduce(means, reduce_op="mean")
-        now, images = time.perf_counter(), self._recorded * self.trainer.datamodule.batch_size
+        now, images = time.perf_counter(), self._recorded * self.data.batch_size
         self.latest = dict(zip(names, means.tolist(), strict=True))
         self.latest |= {"beta": self._beta.item(), "lr": lr, "images_per_second": images / (now - self._since)}
         self._since, self._recorded = now, 0
@@ -170,23 +180,21 @@ class Training(pl.LightningModule):
 
     def setup(self, stage: str) -> None:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            x = torch.zeros(2, *self.trainer.datamodule.shape, device=self.vae.root.device)
+            x = torch.zeros(2, *self.data.shape, device=self.vae.root.device)
             trace = self.vae(x)
             for latent in trace.latents:
                 _ = latent.kl, latent.kl_per_dim  # torch finds the formula once; its search cannot be compiled
         self.bound, self.nll = Bound([latent.z.shape[1:] for latent in trace.latents]), MeanNLL()
 
     def on_train_start(self) -> None:
-        data, trainer = self.trainer.datamodule, self.trainer
+        data, trainer = self.data, self.trainer
         per_epoch = min(data.updates_per_epoch, int(trainer.num_training_batches) * data.updates_per_call)
         limits = [trainer.max_epochs * per_epoch] if trainer.max_epochs not in (None, -1) else []
         limits += [trainer.max_steps] if trainer.max_steps not in (None, -1) else []
         self.progress = Progress(self.step, min(limits), per_epoch)
         self._beta = torch.zeros((), device=self.device)
         self._watched = self.device.type == "cpu" or self.on_nan == "skip"
-        self._compiles = self.compile_step is True or (
-            self.compile_step == "auto" and self.progress.total >= LONG and has_compiler(self.device)
-        )
+        self._compiles = self._worth_compiling(self.progress.total >= LONG)
         self._recorded, self._since = 0, time.perf_counter()
         self._begun = time.perf_counter() - self.seconds
         if self._rng is not None:
@@ -202,11 +210,11 @@ class Training(pl.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         self._paused, self._training_rng = time.perf_counter(), rng_state()
-        torch.manual_seed(self.trainer.datamodule.eval_seed)  # the same noise each time: differences are the model's
+        torch.manual_seed(self.data.eval_seed)  # the same noise each time: differences are the model's
 
     def validation_step(self, batch: Tensor, batch_idx: int) -> None:
         """batch [B, C, H, W]."""
-        self.bound.update(self.vae(self.trainer.datamodule.prepare(batch, "val")))
+        self.bound.update(self.vae(self.data.prepare(batch, "val")))
 
     def on_validation_epoch_end(self) -> None:
         self._log_bound("val")
@@ -214,14 +222,16 @@ class Training(pl.LightningModule):
         self._since += time.perf_counter() - self._paused
 
     def on_test_epoch_start(self) -> None:
-        torch.manual_seed(self.trainer.datamodule.eval_seed)
+        decoded = self.samples * len(self.data.images["test"])
+        self._compiles_test = self._worth_compiling(decoded >= LONG_TEST)
+        torch.manual_seed(self.data.eval_seed)
 
     def test_step(self, batch: Tensor, batch_idx: int) -> None:
         """batch [B, C, H, W]."""
-        x = self.trainer.datamodule.prepare(batch, "test")
+        x = self.data.prepare(batch, "test")
         with torch.autocast(self.device.type, enabled=False):  # figures to publish, whatever training computed with
             self.bound.update(self.vae(x))
-            self.nll.update(log_likelihood(self.vae, x, self.samples, self.rows))
+            self.nll.update(log_likelihood(self.vae, x, self.samples, self.rows, self._compiles_test))
 
     def on_test_epoch_end(self) -> None:
         self._log_bound("test")
@@ -238,6 +248,9 @@ class Training(pl.LightningModule):
         for logger in self.trainer.loggers:
             logger.log_metrics({name: float(value) for name, value in values.items()}, step=self.step)
 
+    def _worth_compiling(self, long: bool) -> bool:
+        return self.compile_step is True or (self.compile_step == "auto" and long and has_compiler(self.device))
+
     # --- checkpoints ------------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -248,12 +261,12 @@ class Training(pl.LightningModule):
             "skipped": self.skipped,
             "seconds": self.seconds,
             "epoch": epoch,
-            "position": update * self.trainer.datamodule.batch_size,
+            "position": update * self.data.batch_size,
             "rng": rng_state(),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        state, data = checkpoint["variata"], self.trainer.datamodule
+        state, data = checkpoint["variata"], self.data
         self.step, self.skipped, self.seconds = state["step"], state["skipped"], state["seconds"]
         data.epoch, data.position = state["epoch"], state["position"]
         self._rng = state["rng"]

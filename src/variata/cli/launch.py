@@ -122,10 +122,10 @@ def known_keys() -> list[str]:
 def keys(node: DictConfig, prefix: str = "") -> Iterable[str]:
     """Dotted names of all keys below a node."""
     for name in node:
-        yield f"{prefix}{name}"
+        yield f"{prefix}{name!s}"
         child = node._get_node(name)
         if isinstance(child, DictConfig) and not child._is_none() and not child._is_interpolation():
-            yield from keys(child, f"{prefix}{name}.")
+            yield from keys(child, f"{prefix}{name!s}.")
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")

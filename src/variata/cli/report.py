@@ -23,7 +23,7 @@ def plan(folder: Path, data: ImageDataModule, vae: VAE, trainer: pl.Trainer, con
     latents = ", ".join(str(list(rung)) for rung in latent_shapes(vae, data))
     stored = sum(images.nbytes for images in data.images.values())
     epochs, updates = trainer.max_epochs, data.updates_per_epoch
-    steps = trainer.max_steps if trainer.max_steps not in (None, -1) else epochs * updates
+    steps = trainer.max_steps if trainer.max_steps not in (None, -1) else (epochs or 0) * updates
     rows = {
         "data": f"{data.protocol}, {data.kind}",
         "images": f"{sizes} (train / val / test) of {list(data.shape)}, {stored / MIB:.0f} MiB",

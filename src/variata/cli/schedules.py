@@ -8,7 +8,7 @@ from rich.console import Console
 from variata.cli.launch import CONF, guarded
 from variata.errors import UserError
 
-COLUMNS, ROWS = 72, 10
+COLUMNS, ROWS = 64, 10
 
 
 def main() -> int:

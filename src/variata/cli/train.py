@@ -1,13 +1,14 @@
 """One run, from a composed configuration to results.json."""
 
 import logging
+import math
 import shutil
 import signal
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as pl
 import torch
@@ -25,6 +26,7 @@ from variata.cli.report import plan, results_table
 from variata.cli.settings import OURS, settled
 from variata.core import VAE
 from variata.data.module import ImageDataModule
+from variata.decoders import Decoder
 from variata.errors import ConfigError, Interrupted
 from variata.loggers import CSV
 from variata.runs import Config
@@ -74,6 +76,7 @@ class Run:
         chosen: list[Callback] = [
             build(node, f"callbacks.{name}") for name, node in config["callbacks"].items() if node
         ]
+        self.pictures = [callback for callback in chosen if isinstance(callback, Pictures)]
         self.trainer: pl.Trainer = build(
             options,
             "trainer",
@@ -89,7 +92,7 @@ class Run:
         self.data.updates_per_call = config["updates_per_call"] if self.trainer.world_size == 1 else 1
         self.data.setup()
         with torch.no_grad():
-            self.vae.decoder.bias.copy_(self.vae.likelihood.initial(self.data.mean()))
+            cast(Decoder, self.vae.decoder).bias.copy_(self.vae.likelihood.initial(self.data.mean()))
         self.results: dict[str, Any] = {**runs.provenance(config, self.data.protocol), "status": "failed"}
         self._start(earlier)
 
@@ -121,11 +124,11 @@ class Run:
         """Judge the best weights on the whole test set."""
         self.trainer.test(self.training, datamodule=self.data, verbose=False)
         metrics = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
-        pixels = self.vae.decoder.bias[0].numel() * self.data.shape[0]
-        self.results |= runs.test_results(metrics, self.config["evaluate"]["samples"], pixels, self.data.kind)
-        for callback in self.trainer.callbacks:
-            if isinstance(callback, Pictures):
-                callback.draw(self.trainer, self.training)
+        self.results |= runs.test_results(
+            metrics, self.config["evaluate"]["samples"], math.prod(self.data.shape), self.data.kind
+        )
+        for pictures in self.pictures:
+            pictures.draw(self.trainer, self.training)
         self.results["status"] = "finished"
 
     @contextmanager
@@ -204,7 +207,7 @@ def clean_start(folder: Path, keep: bool) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if not keep and rank_zero_only.rank == 0:
+        if not keep and getattr(rank_zero_only, "rank", 0) == 0:
             logging.shutdown()
             shutil.rmtree(folder, ignore_errors=True)
             with suppress(OSError):

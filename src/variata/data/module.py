@@ -1,6 +1,7 @@
 """The one LightningDataModule. Shapes: B images, [C, H, W] image; a split is one tensor [N, C, H, W]."""
 
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
@@ -164,6 +165,6 @@ class Shuffled(Sampler[int]):
         return self.used // self.devices
 
 
-def as_is(batch: Tensor) -> Tensor:
+def as_is(batch: Any) -> Any:
     """The collate function of a data set that returns whole batches."""
     return batch

@@ -21,6 +21,9 @@ class Bound(Metric):
     """
 
     full_state_update = False
+    images: Tensor
+    distortion: Tensor
+    rates: Tensor
 
     def __init__(self, events: Sequence[Size]) -> None:
         super().__init__()
