@@ -206,7 +206,9 @@ def test_gradient_norm_is_bounded(tmp_path):
 
 
 def test_only_weights_decay(tmp_path):
-    training = run(tmp_path, epochs=1, optimizer=partial(torch.optim.SGD, lr=1e-5, weight_decay=0.5), beta=Constant(0.0))
+    training = run(
+        tmp_path, epochs=1, optimizer=partial(torch.optim.SGD, lr=1e-5, weight_decay=0.5), beta=Constant(0.0)
+    )
     decay = {id(p): group["weight_decay"] for group in training.optimizers().param_groups for p in group["params"]}
     for name, p in training.vae.named_parameters():
         if p.requires_grad:
