@@ -48,7 +48,7 @@ class Answer:
 def environment() -> dict[str, str]:
     unreachable = dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9")
     kept = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
-    return {**kept, **unreachable, "VARIATA_DATA": str(DATA), "WANDB_MODE": "offline"}
+    return {**kept, **unreachable, "OMP_NUM_THREADS": "1", "VARIATA_DATA": str(DATA), "WANDB_MODE": "offline"}
 
 
 def train_command(outputs: Path, *overrides: str) -> list[str]:
