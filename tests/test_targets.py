@@ -15,6 +15,7 @@ from variata.targets import build, check, check_values, locate, matches
         "variata.data.files.gzip.open",
         "variata.data.files.Path",
         "variata.runs",
+        "variata.cli.bench.peak",
         "variata.nothing",
         "torch.optim.Nothing",
     ],

@@ -128,6 +128,8 @@ class Pictures(Callback):
     """
 
     def __init__(self, every: int = 10, images: int = 64, dimensions: int = 8) -> None:
+        if min(every, images, dimensions) < 1:
+            raise ValueError(f"callbacks.pictures takes numbers from 1, got {every=}, {images=}, {dimensions=}.")
         self.every, self.images, self.dimensions = every, images, dimensions
         self.validations = 0
 

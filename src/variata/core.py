@@ -52,10 +52,13 @@ class Latent:
 
     @property
     def kl_per_dim(self) -> Tensor | None:
-        """KL(q || p) of each latent dimension, [N, *D], or None where q or p does not factorise."""
-        if isinstance(self.q, Independent) and isinstance(self.p, Independent):
+        """KL(q || p) of each latent dimension, [N, *D], or None where q or p does not factorise or has no formula."""
+        if not (isinstance(self.q, Independent) and isinstance(self.p, Independent)):
+            return None
+        try:
             return kl_divergence(self.q.base_dist, self.p.base_dist)
-        return None
+        except NotImplementedError:
+            return None
 
 
 @dataclass(frozen=True)

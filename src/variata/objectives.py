@@ -1,7 +1,7 @@
 """Objectives: from a Trace to a loss. Shapes: B images, K importance samples, L rungs. Nats per image.
 
 Each returns `loss` to minimise and terms to log. Whatever is trained, `elbo` is the bound at beta = 1. Averages run
-over images and samples only, so no term depends on the batch size, the number of devices or gradient accumulation.
+over images and samples only, so no term depends on the batch size or the number of devices.
 """
 
 import math

@@ -58,9 +58,10 @@ def plain(config: DictConfig) -> Config:
 
 
 def write_config(run: Path, config: Config, overrides: list[str]) -> None:
-    """config.yaml and overrides.txt."""
+    """config.yaml, and the overrides of this command at the end of overrides.txt."""
     write(run / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)))
-    write(run / "overrides.txt", "".join(f"{line}\n" for line in overrides))
+    with (run / "overrides.txt").open("a") as file:  # a resumed run adds its own
+        file.writelines(f"{line}\n" for line in overrides)
 
 
 def write_results(run: Path, results: dict[str, Any]) -> None:

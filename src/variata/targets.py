@@ -16,8 +16,9 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from variata.errors import ConfigError, UserError
 
+PARTS = ("build", "encoders", "decoders", "posteriors", "priors", "likelihoods", "objectives", "schedules", "callbacks")
 FOLDERS = (
-    "variata.",
+    *(f"variata.{part}." for part in (*PARTS, "loggers", "data")),
     "torch.optim.",
     *(f"lightning.pytorch.{x}." for x in ("callbacks", "loggers", "strategies", "profilers")),
 )

@@ -139,7 +139,7 @@ class Training(pl.LightningModule):
         values = {name: float(value.detach()) for name, value in terms.items()}
         path = Path(self.trainer.default_root_dir) / "diverged.pt"
         torch.save({"step": self.step, "terms": values, "batch": batch.detach().cpu()}, path)
-        shown = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+        shown = ", ".join(f"{name} {value:.4g}" for name, value in values.items()) or "terms not kept"
         raise Diverged(
             f"The loss is not finite at update {self.step} ({shown}). The batch and the terms are in {path}. "
             "A smaller optimizer.lr, trainer.gradient_clip_val=1 or a longer warm-up (scheduler.warmup, beta.over) "
@@ -176,6 +176,7 @@ class Training(pl.LightningModule):
         optimizer = self.make_optimizer([group for group in groups if group["params"]])
         for group in optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
+        self._options = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
         return optimizer
 
     def setup(self, stage: str) -> None:
@@ -195,6 +196,8 @@ class Training(pl.LightningModule):
         self._beta = torch.zeros((), device=self.device)
         self._watched = self.device.type == "cpu" or self.on_nan == "skip"
         self._compiles = self._worth_compiling(self.progress.total >= LONG)
+        for group, options in zip(trainer.optimizers[0].param_groups, self._options, strict=True):
+            group.update(options)  # a checkpoint brings its own; the configuration decides
         self._recorded, self._since = 0, time.perf_counter()
         self._begun = time.perf_counter() - self.seconds
         if self._rng is not None:
@@ -241,7 +244,7 @@ class Training(pl.LightningModule):
     def _log_bound(self, stage: str) -> None:
         values = {f"{stage}/{name}": value for name, value in self.bound.compute().items()}
         for rung, event in enumerate(self.bound.events):
-            if event.numel() <= DIMENSIONS:
+            if event.numel() <= DIMENSIONS and self.bound.kl(rung).any():
                 values |= {f"{stage}/kl_dim/{rung}.{i}": kl for i, kl in enumerate(self.bound.kl(rung).flatten())}
         self.bound.reset()
         self.log_dict(values, logger=False)  # for callbacks that monitor; loggers get them by the update, not the call

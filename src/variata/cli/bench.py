@@ -32,7 +32,7 @@ from variata.errors import RunError
 from variata.loggers import CSV
 from variata.targets import build
 
-BATCH, UPDATES, ROUNDS = 128, 390, 9
+BATCH, ROUNDS = 128, 9
 MODEL = ["model=mlp_vae", "model.latent=20", "model.encoder.widths=[400]", "logger=none"]
 
 
@@ -61,7 +61,7 @@ class Turns(Callback):
     """Lets the hand-written loops run between blocks of Lightning's training, and times all.
 
     Args:
-        others: Loops by name; each takes `UPDATES` updates.
+        others: Loops by name; each takes the updates of one epoch.
     """
 
     def __init__(self, others: dict[str, Callable[[], None]]) -> None:

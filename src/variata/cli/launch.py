@@ -78,7 +78,8 @@ def explain(error: Exception) -> str:
         group, _, option = error.missing_cfg_file.rpartition("/")
         return f"{group}={option} is unknown. {suggestion(option, error.options)}"
     if isinstance(error, OSError):
-        return f"{error.filename} cannot be used: {error.strerror}. Choose another folder with outputs=... "
+        place = error.filename or "A file"
+        return f"{place} cannot be used: {error.strerror or error}. Choose another folder with outputs=..."
     key = unknown_key(error)
     if key is not None:
         return f"{key} is not in the configuration. {suggestion(key, known_keys(), listed=8)}"

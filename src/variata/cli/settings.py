@@ -75,6 +75,9 @@ def settled(composed: DictConfig) -> Config:
     if all(config["trainer"][limit] in (None, -1) for limit in ("max_epochs", "max_steps")):
         raise ConfigError("Training needs an end: set trainer.max_epochs or trainer.max_steps.")
     one_of("trainer.on_nan", config["trainer"]["on_nan"], ("stop", "skip"))
+    one_of("trainer.precision", config["trainer"]["precision"], ("32-true", "32", 32, "bf16-mixed"))
+    if not 0 <= config["seed"] < 2**32:
+        raise ConfigError(f"seed={config['seed']} is not between 0 and 2^32 - 1.")
     one_of("compile", config["compile"], (True, False, "auto"))
     return config
 
@@ -85,9 +88,11 @@ def resumed(run: Path, overrides: list[str]) -> Config:
     OmegaConf.set_struct(config, True)
     for override in overrides:
         name = override.partition("=")[0]
-        if isinstance(OmegaConf.select(config, name), DictConfig):
+        fixed = name.split(".")[0] in ("data", "model", "posterior", "prior", "likelihood") and name != "data.root"
+        if fixed or isinstance(OmegaConf.select(config, name), DictConfig):
             raise RunError(
-                f"{override} cannot change a resumed run; only single values can, like trainer.max_epochs=200."
+                f"{override} cannot change a resumed run: its model and data stay; other single values may change, "
+                "like trainer.max_epochs=200."
             )
         try:
             config.merge_with_dotlist([override])

@@ -45,6 +45,8 @@ def train(composed: DictConfig) -> None:
     """
     quiet()
     folder = Path(HydraConfig.get().runtime.output_dir)
+    if composed.resume and HydraConfig.get().mode == RunMode.MULTIRUN:
+        raise ConfigError("resume= goes on with one run: leave out -m.")
     with clean_start(folder, keep=bool(composed.resume)):
         config = settled(composed)
         run = Run(config, folder)
@@ -71,7 +73,14 @@ class Run:
         self.data: ImageDataModule = build(config["data"], "data")
         self.training, self.vae = assemble(config, self.data)
         options = {name: value for name, value in config["trainer"].items() if name not in (*OURS, "gradient_clip_val")}
-        best = ModelCheckpoint(folder / "checkpoints", "best", "val/elbo", mode="max", enable_version_counter=False)
+        best = ModelCheckpoint(
+            folder / "checkpoints",
+            "best",
+            "val/elbo",
+            mode="max",
+            enable_version_counter=False,
+            save_on_train_epoch_end=False,  # with the validation, so that last.ckpt, written after it, knows of it
+        )
         self.last = Last(folder / "checkpoints", config["checkpoint_every"])
         chosen: list[Callback] = [
             build(node, f"callbacks.{name}") for name, node in config["callbacks"].items() if node
@@ -100,8 +109,7 @@ class Run:
         if not self.trainer.is_global_zero:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        if not earlier:
-            runs.write_config(self.folder, self.config, list(HydraConfig.get().overrides.task))
+        runs.write_config(self.folder, {**self.config, "resume": None}, list(HydraConfig.get().overrides.task))
         csv = CSV(self.folder / "metrics.csv", until=earlier.get("step", 0) if self.config["resume"] else None)
         self.trainer.loggers = [csv, *self._logger()]
         plan(self.folder, self.data, self.vae, self.trainer, self.config)

@@ -10,6 +10,7 @@ from torch.distributions import MultivariateNormal
 from variata.core import Size
 from variata.data.module import ImageDataModule
 from variata.data.pixels import as_real
+from variata.errors import ConfigError
 
 
 def linear_gaussian(
@@ -30,6 +31,8 @@ def linear_gaussian(
         images: Of each split.
         eval_seed: Of the parameters and of all images.
     """
+    if min(factors, images) < 1 or noise <= 0:
+        raise ConfigError(f"data=linear_gaussian takes positive numbers, got {factors=}, {noise=}, {images=}.")
     load = partial(load_linear_gaussian, tuple(shape), factors, noise, images, eval_seed)
     protocol = f"linear_gaussian shape={list(shape)} factors={factors} noise={noise} images={images} seed={eval_seed}"
     return ImageDataModule(load, as_real, "real", shape, protocol, batch_size, eval_batch_size, eval_seed)

@@ -42,11 +42,11 @@ class Bound(Metric):
         self.distortion -= trace.log_px.double().sum() / k
         self.rates += trace.kl.double().sum((1, 2)) / k
         for i, latent in enumerate(trace.latents):
+            mean = latent.q.mean.double()
+            self._add(f"mean_{i}", mean.sum(0) / k)
+            self._add(f"square_{i}", mean.square().sum(0) / k)
             if (kl := latent.kl_per_dim) is not None:
-                mean = latent.q.mean.double()
                 self._add(f"kl_{i}", kl.double().sum(0) / k)
-                self._add(f"mean_{i}", mean.sum(0) / k)
-                self._add(f"square_{i}", mean.square().sum(0) / k)
 
     def compute(self) -> dict[str, Tensor]:
         """`elbo, rate, distortion, active_units` and `kl_rung_<l>`, scalars in nats per image."""
@@ -60,7 +60,7 @@ class Bound(Metric):
         }
 
     def kl(self, rung: int) -> Tensor:
-        """KL of each dimension of a rung's z, [*D]; zeros where it does not factorise."""
+        """KL of each dimension of a rung's z, [*D]; zeros where none is known."""
         return getattr(self, f"kl_{rung}") / self.images
 
     def active(self, rung: int) -> Tensor:
