@@ -162,6 +162,8 @@ class Run:
             if self.last.signum is not None:  # asked twice: do not wait for the update to finish
                 raise Interrupted(signum)
             self.last.signum = signum
+            # Lightning's own handler, called before, would end the epoch before last.ckpt is written
+            self.trainer._signal_connector.received_sigterm = False
 
         before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
