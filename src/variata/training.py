@@ -127,7 +127,7 @@ class Training(pl.LightningModule):
         if not self._compiles or self.step < EAGER_UPDATES:
             return self._terms(x, beta)
         if self._compiled is None:
-            self._compiled = compile_once(self._terms)
+            self._compiled = torch.compile(self._terms)
         return self._compiled(x, beta)
 
     def _require_finite(self, loss: Tensor, terms: Terms, batch: Tensor) -> bool:
@@ -172,7 +172,7 @@ class Training(pl.LightningModule):
         trained = {name: p for name, p in self.vae.named_parameters() if p.requires_grad}
         weights = [p for name, p in trained.items() if name.endswith("weight")]
         others = [p for name, p in trained.items() if not name.endswith("weight")]  # biases, scales, means: not decayed
-        groups = [{"params": weights}, {"params": others, "weight_decay": 0.0}]
+        groups: list[dict[str, Any]] = [{"params": weights}, {"params": others, "weight_decay": 0.0}]
         optimizer = self.make_optimizer([group for group in groups if group["params"]])
         for group in optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
@@ -273,12 +273,6 @@ class Training(pl.LightningModule):
         self.step, self.skipped, self.seconds = state["step"], state["skipped"], state["seconds"]
         data.epoch, data.position = state["epoch"], state["position"]
         self._rng = state["rng"]
-
-
-def compile_once(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile for modules that stay as they are: looking each time whether they do costs 0.2 ms a call."""
-    unguarded = getattr(torch.compiler, "skip_guard_on_all_nn_modules_unsafe", None)  # torch >= 2.8
-    return torch.compile(function, options={"guard_filter_fn": unguarded} if unguarded else None)
 
 
 def has_compiler(device: torch.device) -> bool:

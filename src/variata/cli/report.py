@@ -18,7 +18,12 @@ MIB = 2**20
 def plan(folder: Path, data: ImageDataModule, vae: VAE, trainer: pl.Trainer, config: dict[str, Any]) -> None:
     """Print what is about to happen."""
     sizes = " / ".join(f"{len(data.images[split]):,}" for split in ("train", "val", "test"))
-    parts = {"encoder": vae.encoder, "rungs": vae.rungs, "decoder": vae.decoder, "likelihood": vae.likelihood}
+    parts: dict[str, Any] = {
+        "encoder": vae.encoder,
+        "rungs": vae.rungs,
+        "decoder": vae.decoder,
+        "likelihood": vae.likelihood,
+    }
     counts = ", ".join(f"{name} {parameters(part):,}" for name, part in parts.items())
     latents = ", ".join(str(list(rung)) for rung in latent_shapes(vae, data))
     stored = sum(images.nbytes for images in data.images.values())

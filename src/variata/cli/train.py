@@ -28,6 +28,7 @@ from variata.core import VAE
 from variata.data.module import ImageDataModule
 from variata.decoders import Decoder
 from variata.errors import ConfigError, Interrupted
+from variata.likelihoods import Likelihood
 from variata.loggers import CSV
 from variata.runs import Config
 from variata.targets import build
@@ -101,7 +102,7 @@ class Run:
         self.data.updates_per_call = config["updates_per_call"] if self.trainer.world_size == 1 else 1
         self.data.setup()
         with torch.no_grad():
-            cast(Decoder, self.vae.decoder).bias.copy_(self.vae.likelihood.initial(self.data.mean()))
+            cast(Decoder, self.vae.decoder).bias.copy_(cast(Likelihood, self.vae.likelihood).initial(self.data.mean()))
         self.results: dict[str, Any] = {**runs.provenance(config, self.data.protocol), "status": "failed"}
         self._start(earlier)
 

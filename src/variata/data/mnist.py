@@ -54,6 +54,7 @@ def binary_mnist(
         verify: Compare the files with their published checksums.
     """
     check_shape("binary_mnist", shape, (1, 28, 28))
+    draw: Draw
     if binarize == "static":
         load, draw, kind = partial(load_static, Path(root), download, verify), as_real, "binary"
         protocol = "binary_mnist static (Larochelle), 50000/10000/10000"
