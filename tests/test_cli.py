@@ -296,6 +296,13 @@ WRONG = {
     "no device": (["trainer=gpu"], "trainer cannot be built"),
     "resume from nowhere": (["resume=nowhere"], "resume=nowhere is no run directory"),
     "impossible option": (["beta=cyclical", "beta.cycles=0"], "beta cannot be built"),
+    "impossible learning rate": (["optimizer.lr=-1"], "optimizer cannot be built: Invalid learning rate"),
+    "one beta of two": (["optimizer.betas=[0.9]"], "optimizer.betas=[0.9] has the wrong type"),
+    "stages that differ": (
+        ["model.encoder.channels=[4,8,16]"],
+        "model cannot be built: channels and blocks have one number per stage each",
+    ),
+    "W&B without login": (["logger.mode=online"], "Use logger.mode=offline"),
     "malformed override": (["seed"], "Error parsing override"),
 }
 
@@ -437,5 +444,9 @@ def test_a_run_ends_validated_whatever_the_interval(train, tmp_path):
     assert answer.code == 0, answer.err
     rows = list(csv.DictReader((answer.run / "metrics.csv").open()))
     assert [int(row["step"]) for row in rows if row["val/elbo"]] == [63, 105]
-    answer = train(*QUICK, "trainer.max_steps=30", "logger=none", outputs=tmp_path / "short")
+    limits = ["trainer.max_steps=30", "trainer.limit_test_batches=0"]
+    answer = train(*QUICK, *limits, "logger=none", outputs=tmp_path / "short")
+    assert answer.code == 0, answer.err
+    assert "30 updates" in answer.out
     assert results(answer.run)["train/steps"] == 30 and (answer.run / "checkpoints" / "best.ckpt").is_file()
+    assert "test/nll" not in results(answer.run)

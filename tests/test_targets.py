@@ -49,6 +49,8 @@ def test_a_target_hidden_deep_inside_is_found():
         ([1, 2], list[int], True),
         (["a"], list[int], False),
         ("auto", bool | str, True),
+        ([0.9, 0.99], tuple[float, float], True),
+        ([0.9], tuple[float, float], False),
     ],
 )
 def test_types_are_what_they_say(value, hint, fits):

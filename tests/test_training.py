@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from models import small
-from variata.callbacks import EMA, Last
+from variata.callbacks import EMA, Best, Last, Pictures
 from variata.data.digits import digits
 from variata.errors import Diverged
 from variata.objectives import ELBO, IWAE
@@ -55,7 +55,7 @@ def run(
         logger=logger,
         callbacks=list(callbacks),
         default_root_dir=tmp_path,
-        enable_checkpointing=False,
+        enable_checkpointing=any(isinstance(callback, Best) for callback in callbacks),
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
@@ -156,6 +156,24 @@ def test_a_moving_average_over_calls_of_several_updates_weighs_them_all(tmp_path
     assert ema.updates == 3  # 13 = 5 + 5 + 3
     ema._average(averages := [torch.zeros(1)], [torch.ones(1)], 1)
     assert averages[0].item() == pytest.approx(1 - 0.9**3)
+
+
+def test_pictures_show_the_moving_average(tmp_path):
+    class Seen(Pictures):
+        def draw(self, trainer, training):
+            self.weights = weights(training)
+
+    seen = Seen(every=1)
+    trained = run(tmp_path, epochs=1, callbacks=[seen, EMA(decay=0.9)])
+    assert torch.equal(seen.weights, weights(trained))  # training ends with the average
+
+
+def test_the_best_score_survives_a_move_of_the_run(tmp_path):
+    best = Best(tmp_path / "here")
+    run(tmp_path, epochs=1, callbacks=[best])
+    moved = Best(tmp_path / "there")
+    moved.load_state_dict(best.state_dict())
+    assert moved.best_model_score == best.best_model_score is not None
 
 
 class Poisoned(ELBO):

@@ -1,6 +1,7 @@
 """Pieces shared by encoders, decoders and heads. Shapes: N rows, C channels, [H, W] map."""
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -43,6 +44,12 @@ class Concat(nn.Module):
 def layers(widths: list[int]) -> nn.Sequential:
     """Linear maps from one width to the next, each followed by SiLU."""
     return nn.Sequential(*[part for i, o in pairwise(widths) for part in (nn.Linear(i, o), nn.SiLU())])
+
+
+def require_stages(channels: Sequence[int], blocks: Sequence[int]) -> None:
+    """Refuse lists that do not describe the same stages."""
+    if not channels or len(channels) != len(blocks) or min(channels) < 1 or min(blocks) < 0:
+        raise ValueError(f"channels and blocks have one number per stage each, got {channels=} and {blocks=}.")
 
 
 def halved(size: Size, times: int) -> list[tuple[int, int]]:

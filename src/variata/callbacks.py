@@ -9,7 +9,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import Callback, TQDMProgressBar, WeightAveraging
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar, WeightAveraging
 from lightning.pytorch.loggers import WandbLogger
 from torch import Tensor
 
@@ -95,6 +95,27 @@ class Last(Callback):
             raise Interrupted(self.signum)
 
 
+class Best(ModelCheckpoint):
+    """Keeps the weights of the highest `val/elbo` in `best.ckpt`, also when the run directory has moved meanwhile.
+
+    Args:
+        folder: Of the checkpoints.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(
+            folder,
+            "best",
+            "val/elbo",
+            mode="max",
+            enable_version_counter=False,
+            save_on_train_epoch_end=False,  # with the validation, so that last.ckpt, written after it, knows of it
+        )
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict({**state_dict, "dirpath": self.dirpath})  # else it forgets the best score
+
+
 class EMA(WeightAveraging):
     r"""Exponential moving average of the weights, \(a \leftarrow d^n a + (1 - d^n) w\) after n updates.
 
@@ -133,7 +154,7 @@ class Pictures(Callback):
         self.every, self.images, self.dimensions = every, images, dimensions
         self.validations = 0
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: Training) -> None:
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: Training) -> None:
         self.validations += 1
         if self.validations % self.every == 1 % self.every:
             self.draw(trainer, pl_module)

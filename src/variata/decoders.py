@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from variata.blocks import Residual, halved, layers
+from variata.blocks import Residual, halved, layers, require_stages
 from variata.core import Size
 
 
@@ -67,11 +67,12 @@ class ConvDecoder(Decoder):
         self,
         state: Size,
         shape: Size,
-        channels: Sequence[int] = (16, 48),
+        channels: Sequence[int] = (24, 48),
         blocks: Sequence[int] = (0, 1),
         hidden: int = 256,
     ) -> None:
         super().__init__(state, shape)
+        require_stages(channels, blocks)
         sizes = halved(shape[1:], len(channels))
         stages: list[nn.Module] = [nn.Flatten(), *layers([math.prod(state), hidden])]
         stages += [Expand(hidden, (channels[-1], *sizes[-1]))]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from variata.blocks import Residual, halved, layers
+from variata.blocks import Residual, halved, layers, require_stages
 from variata.core import Size
 
 
@@ -57,9 +57,10 @@ class ConvEncoder(Encoder):
     """
 
     def __init__(
-        self, shape: Size, channels: Sequence[int] = (16, 48), blocks: Sequence[int] = (0, 1), hidden: int = 256
+        self, shape: Size, channels: Sequence[int] = (24, 48), blocks: Sequence[int] = (0, 1), hidden: int = 256
     ) -> None:
         super().__init__()
+        require_stages(channels, blocks)
         stages = []
         for c_in, c_out, n in zip([shape[0], *channels[:-1]], channels, blocks, strict=True):
             stages += [nn.Conv2d(c_in, c_out, 3, stride=2, padding=1), *[Residual(c_out) for _ in range(n)], nn.SiLU()]

@@ -9,6 +9,8 @@ from typing import Any, Literal, cast
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from variata.errors import RunError
+
 Mode = Literal["online", "offline", "disabled"]
 
 
@@ -83,19 +85,24 @@ def wandb(
         or ("online" if client.login(prompt=False) else "offline")
     )
     name = "-".join(run_dir.parts[-2:])
-    run = client.init(
-        project=project,
-        entity=entity,
-        mode=mode,
-        tags=tags,
-        group=group,
-        job_type="train",
-        name=name,
-        id=name[-64:],
-        resume="allow",
-        dir=run_dir,
-        config=config,
-        settings=client.Settings(console="off", silent=True),
-    )
+    try:
+        run = client.init(
+            project=project,
+            entity=entity,
+            mode=mode,
+            tags=tags,
+            group=group,
+            job_type="train",
+            name=name,
+            id=name[-64:],
+            resume="allow",
+            dir=run_dir,
+            config=config,
+            settings=client.Settings(console="off", silent=True),
+        )
+    except client.Error as error:
+        raise RunError(
+            f"W&B cannot start the run: {error} Use logger.mode=offline and `wandb sync` later, or logger=none."
+        ) from error
     run.define_metric("val/elbo", summary="max")
     return WandbLogger(experiment=run)

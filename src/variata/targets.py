@@ -6,7 +6,8 @@ spelt; a configuration found in somebody's run directory passes the same gate.
 
 import inspect
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -14,7 +15,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from variata.errors import ConfigError, UserError
+from variata.errors import ConfigError
 
 PARTS = ("build", "encoders", "decoders", "posteriors", "priors", "likelihoods", "objectives", "schedules", "callbacks")
 FOLDERS = (
@@ -34,15 +35,20 @@ def build(node: Node, key: str, **more: Any) -> Any:
     Raises:
         ConfigError: A constructor refused its arguments.
     """
+    with constructing(key):
+        try:
+            return instantiate(node, _convert_="all", **more)
+        except InstantiationException as error:
+            raise (error.__cause__ or error) from None
+
+
+@contextmanager
+def constructing(key: str) -> Iterator[None]:
+    """Tell where the arguments stand that a constructor refuses."""
     try:
-        return instantiate(node, _convert_="all", **more)
-    except InstantiationException as error:
-        cause = error.__cause__
-        if isinstance(cause, UserError):
-            raise cause from None
-        if isinstance(cause, ValueError | TypeError | MisconfigurationException):
-            raise ConfigError(f"{key} cannot be built: {cause}") from cause
-        raise
+        yield
+    except (ValueError, TypeError, MisconfigurationException) as error:
+        raise ConfigError(f"{key} cannot be built: {error}") from error
 
 
 def check(node: Any, key: str, extra: Mapping[str, Any] | None = None) -> None:
@@ -113,6 +119,8 @@ def matches(value: Any, hint: Any) -> bool:
         return isinstance(value, int | float) and not isinstance(value, bool)
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
+    if origin is tuple and options and options[-1] is not Ellipsis:
+        return isinstance(value, list) and len(value) == len(options) and all(map(matches, value, options))
     if inspect.isclass(origin) and issubclass(origin, Sequence):
         return isinstance(value, list) and all(matches(item, options[0]) for item in value)
     if origin is not None:

@@ -1,6 +1,7 @@
 """The LightningModule: the step, the optimizer, logging; no mathematics of VAEs. Shapes: B images, [C, H, W] image."""
 
 import importlib.util
+import math
 import os
 import shutil
 import time
@@ -24,7 +25,6 @@ from variata.schedules import Progress, Schedule
 
 EAGER_UPDATES = 100  # run before compiling: mistakes show at once, and the first figures do not wait for a compiler
 LONG = 3000  # updates from which compile="auto" compiles: about where the minute it may take is won back
-LONG_TEST = 2_000_000  # images times samples, likewise
 SKIPPED = 100  # updates in a row that on_nan="skip" leaves out before it gives up
 DIMENSIONS = 256  # latent dimensions of a rung up to which the KL of each is logged
 
@@ -58,7 +58,7 @@ class Training(pl.LightningModule):
         optimizer: Callable[..., Optimizer],
         scheduler: Schedule,
         samples: int = 100,
-        rows: int = 2000,
+        rows: int = 4000,
         log_every: int = 50,
         gradient_clip_val: float | None = None,
         on_nan: str = "stop",
@@ -77,7 +77,7 @@ class Training(pl.LightningModule):
         self._recorded, self._since, self._begun = 0, 0.0, 0.0
         self.progress = Progress(0, 1, 1)
         self.latest: dict[str, float] = {}  # what the progress bar shows
-        self._compiled: Callable[[Tensor, Tensor], Terms] | None = None
+        self._compiled: Callable[[Tensor, Tensor], tuple[Tensor, Terms]] | None = None
         self._rng: dict[str, Tensor] | None = None
 
     @property
@@ -106,11 +106,10 @@ class Training(pl.LightningModule):
         optimizer = cast(LightningOptimizer, self.optimizers())
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * self.scheduler(self.progress)
-        terms = self._compute(x, self._beta)
+        loss, terms = self._compute(x, self._beta)
         self.step += 1
-        loss = terms["loss"]
         if self._watched and not self._require_finite(loss, terms, x):
-            return loss.detach()
+            return terms["loss"]
         self.skipped = 0
         self.manual_backward(loss)
         if self.gradient_clip_val is not None:
@@ -118,12 +117,14 @@ class Training(pl.LightningModule):
         optimizer.step()
         optimizer.zero_grad()
         self._record(terms, optimizer.param_groups[0]["lr"])
-        return loss.detach()
+        return terms["loss"]
 
-    def _terms(self, x: Tensor, beta: Tensor) -> Terms:
-        return self.objective(self.vae(x, self.objective.samples), beta)
+    def _terms(self, x: Tensor, beta: Tensor) -> tuple[Tensor, Terms]:
+        """The loss, and the terms to record: detached here, so that no gradient of theirs is compiled."""
+        terms = self.objective(self.vae(x, self.objective.samples), beta)
+        return terms["loss"], {name: value.detach() for name, value in terms.items()}
 
-    def _compute(self, x: Tensor, beta: Tensor) -> Terms:
+    def _compute(self, x: Tensor, beta: Tensor) -> tuple[Tensor, Terms]:
         if not self._compiles or self.step < EAGER_UPDATES:
             return self._terms(x, beta)
         if self._compiled is None:
@@ -131,12 +132,15 @@ class Training(pl.LightningModule):
         return self._compiled(x, beta)
 
     def _require_finite(self, loss: Tensor, terms: Terms, batch: Tensor) -> bool:
-        if bool(loss.isfinite().all()):
+        finite = math.isfinite(loss.item()) if loss.ndim == 0 else bool(loss.isfinite().all())
+        if self.trainer.world_size > 1:  # all devices leave the update out, or none
+            finite = self.trainer.strategy.reduce_boolean_decision(finite, all=True)
+        if finite:
             return True
         self.skipped += 1
         if self.on_nan == "skip" and self.skipped < SKIPPED:
             return False
-        values = {name: float(value.detach()) for name, value in terms.items()}
+        values = {name: float(value) for name, value in terms.items()}
         path = Path(self.trainer.default_root_dir) / "diverged.pt"
         torch.save({"step": self.step, "terms": values, "batch": batch.detach().cpu()}, path)
         shown = ", ".join(f"{name} {value:.4g}" for name, value in values.items()) or "terms not kept"
@@ -147,7 +151,7 @@ class Training(pl.LightningModule):
         )
 
     def _record(self, terms: Terms, lr: float) -> None:
-        values = [value.detach() for value in terms.values()]
+        values = list(terms.values())
         if self._recorded == 0:
             self._sums = [torch.zeros_like(value) for value in values]
         torch._foreach_add_(self._sums, values)  # stays on the device
@@ -190,9 +194,7 @@ class Training(pl.LightningModule):
     def on_train_start(self) -> None:
         data, trainer = self.data, self.trainer
         per_epoch = min(data.updates_per_epoch, int(trainer.num_training_batches) * data.updates_per_call)
-        limits = [trainer.max_epochs * per_epoch] if trainer.max_epochs not in (None, -1) else []
-        limits += [trainer.max_steps] if trainer.max_steps not in (None, -1) else []
-        self.progress = Progress(self.step, min(limits), per_epoch)
+        self.progress = Progress(self.step, total_updates(trainer, per_epoch), per_epoch)
         self._beta = torch.zeros((), device=self.device)
         self._watched = self.device.type == "cpu" or self.on_nan == "skip"
         self._compiles = self._worth_compiling(self.progress.total >= LONG)
@@ -225,8 +227,6 @@ class Training(pl.LightningModule):
         self._since += time.perf_counter() - self._paused
 
     def on_test_epoch_start(self) -> None:
-        decoded = self.samples * len(self.data.images["test"])
-        self._compiles_test = self._worth_compiling(decoded >= LONG_TEST)
         torch.manual_seed(self.data.eval_seed)
 
     def test_step(self, batch: Tensor, batch_idx: int) -> None:
@@ -234,7 +234,7 @@ class Training(pl.LightningModule):
         x = self.data.prepare(batch, "test")
         with torch.autocast(self.device.type, enabled=False):  # figures to publish, whatever training computed with
             self.bound.update(self.vae(x))
-            self.nll.update(log_likelihood(self.vae, x, self.samples, self.rows, self._compiles_test))
+            self.nll.update(log_likelihood(self.vae, x, self.samples, self.rows))
 
     def on_test_epoch_end(self) -> None:
         self._log_bound("test")
@@ -273,6 +273,13 @@ class Training(pl.LightningModule):
         self.step, self.skipped, self.seconds = state["step"], state["skipped"], state["seconds"]
         data.epoch, data.position = state["epoch"], state["position"]
         self._rng = state["rng"]
+
+
+def total_updates(trainer: pl.Trainer, per_epoch: int) -> int:
+    """Updates after which training ends: max_epochs or max_steps, whichever comes first."""
+    epochs, steps = trainer.max_epochs, trainer.max_steps
+    limits = [] if epochs is None or epochs == -1 else [epochs * per_epoch]
+    return min(limits + ([] if steps is None or steps == -1 else [steps]))
 
 
 def has_compiler(device: torch.device) -> bool:

@@ -11,6 +11,7 @@ from torch import nn
 
 from variata.core import VAE
 from variata.data.module import ImageDataModule
+from variata.training import total_updates
 
 MIB = 2**20
 
@@ -27,14 +28,14 @@ def plan(folder: Path, data: ImageDataModule, vae: VAE, trainer: pl.Trainer, con
     counts = ", ".join(f"{name} {parameters(part):,}" for name, part in parts.items())
     latents = ", ".join(str(list(rung)) for rung in latent_shapes(vae, data))
     stored = sum(images.nbytes for images in data.images.values())
-    epochs, updates = trainer.max_epochs, data.updates_per_epoch
-    steps = trainer.max_steps if trainer.max_steps not in (None, -1) else (epochs or 0) * updates
+    updates = data.updates_per_epoch
+    total = total_updates(trainer, updates)
     rows = {
         "data": f"{data.protocol}, {data.kind}",
         "images": f"{sizes} (train / val / test) of {list(data.shape)}, {stored / MIB:.0f} MiB",
         "model": f"{parameters(vae):,} parameters ({counts}), latent {latents}",
         "memory": f"{16 * parameters(vae) / MIB:.0f} MiB for weights, gradients and optimizer, beside activations",
-        "training": f"{steps:,} updates of {data.batch_size} images, {updates:,} per epoch, seed {config['seed']}",
+        "training": f"{total:,} updates of {data.batch_size} images, {updates:,} per epoch, seed {config['seed']}",
         "device": f"{trainer.num_devices} x {trainer.strategy.root_device.type}, precision {trainer.precision}",
         "test": f"NLL with {config['evaluate']['samples']:,} samples per image",
         "run": str(folder),

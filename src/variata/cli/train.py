@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 import shutil
 import signal
 import warnings
@@ -14,14 +15,14 @@ import lightning.pytorch as pl
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig
 
 from variata import checkpoints, runs
-from variata.callbacks import Last, Pictures, Progress
+from variata.callbacks import EMA, Best, Last, Pictures, Progress
 from variata.cli.report import plan, results_table
 from variata.cli.settings import OURS, settled
 from variata.core import VAE
@@ -31,7 +32,7 @@ from variata.errors import ConfigError, Interrupted
 from variata.likelihoods import Likelihood
 from variata.loggers import CSV
 from variata.runs import Config
-from variata.targets import build
+from variata.targets import build, constructing
 from variata.training import Training
 
 log = logging.getLogger("variata")
@@ -74,24 +75,17 @@ class Run:
         self.data: ImageDataModule = build(config["data"], "data")
         self.training, self.vae = assemble(config, self.data)
         options = {name: value for name, value in config["trainer"].items() if name not in (*OURS, "gradient_clip_val")}
-        best = ModelCheckpoint(
-            folder / "checkpoints",
-            "best",
-            "val/elbo",
-            mode="max",
-            enable_version_counter=False,
-            save_on_train_epoch_end=False,  # with the validation, so that last.ckpt, written after it, knows of it
-        )
         self.last = Last(folder / "checkpoints", config["checkpoint_every"])
         chosen: list[Callback] = [
             build(node, f"callbacks.{name}") for name, node in config["callbacks"].items() if node
         ]
+        chosen.sort(key=lambda callback: isinstance(callback, EMA))  # pictures before it puts the raw weights back
         self.pictures = [callback for callback in chosen if isinstance(callback, Pictures)]
         self.trainer: pl.Trainer = build(
             options,
             "trainer",
             logger=False,
-            callbacks=[Progress(), *chosen, self.last, best],
+            callbacks=[Progress(), *chosen, self.last, Best(folder / "checkpoints")],
             default_root_dir=folder,
             num_sanity_val_steps=0,
             enable_model_summary=False,
@@ -130,15 +124,19 @@ class Run:
             self.vae.load_state_dict(checkpoints.weights(checkpoints.read(best)))
 
     def test(self) -> None:
-        """Judge the best weights on the whole test set."""
+        """Judge the best weights on the whole test set; with trainer.limit_test_batches=0 on nothing."""
+        if self.config["trainer"]["limit_test_batches"]:
+            self._judge()
+        for pictures in self.pictures:
+            pictures.draw(self.trainer, self.training)
+        self.results["status"] = "finished"
+
+    def _judge(self) -> None:
         self.trainer.test(self.training, datamodule=self.data, verbose=False)
         metrics = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
         self.results |= runs.test_results(
             metrics, self.config["evaluate"]["samples"], math.prod(self.data.shape), self.data.kind
         )
-        for pictures in self.pictures:
-            pictures.draw(self.trainer, self.training)
-        self.results["status"] = "finished"
 
     @contextmanager
     def reported(self) -> Iterator[None]:
@@ -209,6 +207,8 @@ def assemble(config: Config, data: ImageDataModule) -> tuple[Training, VAE]:
         compile=config["compile"],
         config=config,
     )
+    with constructing("optimizer"):  # a wrong learning rate is told now, not when training starts
+        training.configure_optimizers()
     return training, vae
 
 
@@ -228,7 +228,11 @@ def clean_start(folder: Path, keep: bool) -> Iterator[None]:
 
 
 def quiet() -> None:
-    """Silence what Lightning says about things that are as they should be."""
+    """Silence what Lightning says about things that are as they should be, and undo a setting of its that costs time.
+
+    With it every update of a fused optimizer looks for NVIDIA's management library; where there is none, on the disk.
+    """
+    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # "No CUDA runtime is found" on every CPU
     expected = ("does not have many workers", "not resumable", "LeafSpec", "smaller than the logging interval")

@@ -1,8 +1,6 @@
 """The importance-weighted log-likelihood. Shapes: B images, K samples."""
 
 import math
-from collections.abc import Callable
-from functools import cache
 
 import torch
 from torch import Tensor
@@ -11,7 +9,7 @@ from torchmetrics import Metric
 from variata.core import VAE
 
 
-def log_likelihood(vae: VAE, x: Tensor, samples: int, rows: int = 2000, compile: bool = False) -> Tensor:
+def log_likelihood(vae: VAE, x: Tensor, samples: int, rows: int = 4000) -> Tensor:
     r"""\(\log \frac{1}{K} \sum_k p(x, z_k) / q(z_k | x)\) with z_k drawn from q, float64 [B].
 
     A lower bound of log p(x) in expectation that rises to it with K (Burda et al. 2015, https://arxiv.org/abs/1509.00519).
@@ -21,26 +19,13 @@ def log_likelihood(vae: VAE, x: Tensor, samples: int, rows: int = 2000, compile:
         x: Images, [B, C, H, W].
         samples: K.
         rows: Images times samples decoded at once, about.
-        compile: Whether to compile what is repeated; worth it from about 1e6 images times samples.
     """
-    weigh = compiled() if compile else log_weights
     chunk = max(1, rows // len(x))
     total = torch.full((len(x),), -math.inf, dtype=torch.float64, device=x.device)
     for done in range(0, samples, chunk):
-        log_w = weigh(vae, x, min(chunk, samples - done)).double()  # [chunk, B]
+        log_w = vae(x, min(chunk, samples - done)).log_w.double()  # [chunk, B]
         total = torch.logaddexp(total, log_w.logsumexp(0))
     return total - math.log(samples)
-
-
-def log_weights(vae: VAE, x: Tensor, samples: int) -> Tensor:
-    """log p(x, z) - log q(z | x) of fresh draws, [K, B]."""
-    return vae(x, samples).log_w
-
-
-@cache
-def compiled() -> Callable[[VAE, Tensor, int], Tensor]:
-    """`log_weights`, compiled at its first call."""
-    return torch.compile(log_weights)
 
 
 class MeanNLL(Metric):
