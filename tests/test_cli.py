@@ -236,7 +236,8 @@ def test_interrupted_run_is_saved_closed_and_can_go_on(train, tmp_path, number, 
     _, err = process.communicate(timeout=60)
     (run,) = (path.parent for path in outputs.rglob("config.yaml"))
     assert process.returncode == code, err
-    assert "Traceback" not in err
+    assert "Traceback" not in err and "Error executing" not in err
+    assert f"resume={run}" in " ".join(err.split())
     assert results(run)["status"] == "interrupted"
     assert (run / "checkpoints" / "last.ckpt").is_file()
     (path,) = (run / "wandb").rglob("*.wandb")
@@ -266,7 +267,7 @@ def test_multirun_gives_each_job_a_directory(train, tmp_path):
         ["prior=mixture", "objective=iwae", "beta=cyclical", "optimizer=adamax", "scheduler=warmup"],
         ["objective.free_bits=2.0", "beta=sigmoid", "optimizer=adamw", "scheduler=none", "callbacks=[default,ema]"],
         ["beta=cosine", "data.binarize=none", "likelihood=gaussian", "callbacks=[default,early_stopping]"],
-        ["trainer=debug", "model=conv_vae", "trainer.gradient_clip_val=1.0", "compile=false"],
+        ["trainer=debug", "model=conv_vae", "trainer.gradient_clip_val=1.0", "compile=false", "callbacks=[]"],
     ],
     ids=lambda options: options[0],
 )
@@ -303,6 +304,18 @@ WRONG = {
         "model cannot be built: channels and blocks have one number per stage each",
     ),
     "W&B without login": (["logger.mode=online"], "Use logger.mode=offline"),
+    "no group": (["~optimizer"], "The configuration has no optimizer"),
+    "null for a group": (["beta=null"], "A group takes the name of an option, not null"),
+    "not a number": (["beta.value=nan"], "beta.value=nan is not a finite number"),
+    "impossible width": (["model=mlp_vae", "model.encoder.widths=[-3]"], "model cannot be built: Layers have"),
+    "huge width": (["model.latent=99999999999999"], "model cannot be built"),
+    "huge seed": (["data.eval_seed=99999999999999999999999"], "data.eval_seed=99999999999999999999999 is not between"),
+    "never validated": (["trainer.check_val_every_n_epoch=0"], "trainer.check_val_every_n_epoch=0 is less than 1"),
+    "less than a batch": (["trainer.limit_test_batches=0.1"], "trainer.limit_test_batches=0.1 of 1 batches is less"),
+    "shared unevenly": (
+        ["trainer=ddp", "trainer.accelerator=cpu", "data.batch_size=63"],
+        "data.batch_size=63 cannot be shared evenly by 2 devices",
+    ),
     "malformed override": (["seed"], "Error parsing override"),
 }
 
@@ -361,14 +374,18 @@ def test_outputs_that_cannot_be_written(train, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
-    [(b"garbage", "cannot be read as a checkpoint"), (None, "checkpoint of another program")],
-    ids=["corrupt", "foreign"],
+    ("name", "content", "message"),
+    [
+        ("last", b"garbage", "cannot be read as a checkpoint"),
+        ("best", b"garbage", "cannot be read as a checkpoint"),
+        ("last", None, "checkpoint of another program"),
+    ],
+    ids=["corrupt last", "corrupt best", "foreign"],
 )
-def test_resume_from_a_bad_checkpoint_changes_nothing(train, finished, tmp_path, content, message):
+def test_resume_from_a_bad_checkpoint_changes_nothing(train, finished, tmp_path, name, content, message):
     run = tmp_path / "run"
     shutil.copytree(finished[0], run)
-    path = run / "checkpoints" / "last.ckpt"
+    path = run / "checkpoints" / f"{name}.ckpt"
     path.write_bytes(content) if content else torch.save({"state_dict": {}}, path)
     before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file() and p.name != "train.log"}
     answer = train(f"resume={run}")
@@ -390,6 +407,23 @@ def test_a_configuration_from_elsewhere_passes_the_same_gate(finished, tmp_path)
     with pytest.raises(variata.errors.ConfigError, match="may not be built"):
         variata.load(run)
     assert read_config(finished[0])["model"]["_target_"] == "variata.build.flat"
+
+
+def test_a_folder_with_something_in_it_is_no_new_run_directory(train, tmp_path):
+    precious = tmp_path / "precious" / "notes.txt"
+    precious.parent.mkdir()
+    precious.write_text("mine")
+    answer = train("data=digits", f"hydra.run.dir={precious.parent}", "model.latent=0")
+    assert answer.code == 2 and "is not empty" in answer.said
+    assert precious.read_text() == "mine"
+
+
+def test_a_model_without_finite_figures_is_no_result(train):
+    answer = train(
+        *QUICK, "logger=none", "optimizer.lr=1e30", "scheduler=none", "optimizer=adam", "trainer.on_nan=skip"
+    )
+    assert answer.code == 1 and "figures are not finite" in answer.said
+    assert results(answer.run)["status"] == "failed"
 
 
 def test_nan_ends_with_exit_code_one_and_says_where(train):

@@ -37,7 +37,7 @@ def test_every_option_is_listed():
 
 def test_the_example_of_a_new_prior_trains():
     (code,) = (block for block in re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL) if "class StudentT" in block)
-    names = {**vars(variata.priors), "Independent": torch.distributions.Independent}
+    names = {**vars(variata.priors)}
     exec(code, names)
     trace = small(prior=names["StudentT"])(torch.rand(4, 1, 4, 4).round())
     (trace.kl.sum(0) - trace.log_px).mean().backward()

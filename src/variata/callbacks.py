@@ -1,5 +1,6 @@
 """Callbacks: progress, pictures, the last checkpoint, moving averages of the weights."""
 
+import math
 import sys
 import time
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ Params = list[Tensor]
 
 
 class Progress(TQDMProgressBar):
-    """A bar per epoch that shows the bound of the last recorded updates, and how fast they went.
+    """One bar over all updates of training, with the bound of the last recorded ones and how fast they went.
 
     It is drawn four times a second on a terminal and every ten seconds into a file, however short a step is.
     """
@@ -35,6 +36,19 @@ class Progress(TQDMProgressBar):
         if due:
             self.drawn = time.monotonic()
         return due
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: Training) -> None:
+        bar, progress = self.train_progress_bar, pl_module.progress
+        if bar.total is None:
+            bar.total, bar.initial, bar.n = progress.total, pl_module.step, pl_module.step
+        epochs = math.ceil(progress.total / progress.per_epoch)
+        bar.set_description(f"Epoch {trainer.current_epoch + 1}/{epochs}", refresh=False)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Training, *args: Any) -> None:
+        super().on_train_batch_end(trainer, pl_module, None, None, pl_module.step - 1)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Training) -> None:
+        """Nothing ends with an epoch."""
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: Training) -> dict[str, Any]:
         shown = {

@@ -38,6 +38,8 @@ class MLPEncoder(Encoder):
     def __init__(self, shape: Size, widths: Sequence[int] = (400, 400)) -> None:
         super().__init__()
         sizes = [math.prod(shape), *widths]
+        if min(sizes) < 1:
+            raise ValueError(f"Layers have at least one unit, got widths={list(widths)}.")
         self.net = nn.Sequential(nn.Flatten(), *layers(sizes))
         self.features = [(sizes[-1],)]
 

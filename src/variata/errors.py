@@ -1,5 +1,7 @@
 """What can go wrong in ways a user can mend. Each carries the exit code the command line answers with."""
 
+from pathlib import Path
+
 
 class UserError(Exception):
     """Wrong input: the message says what was given, what is allowed and what to do."""
@@ -25,13 +27,15 @@ class Diverged(UserError):
     exit_code = 1
 
 
-class Interrupted(Exception):
-    """Ctrl-C or SIGTERM, met at a point where the run can be continued from.
+class Interrupted(BaseException):
+    """Ctrl-C or SIGTERM, met at a point where the run can be continued from; no error, like KeyboardInterrupt.
 
     Args:
         signum: The signal, 2 or 15.
+        run: The run directory, where there is something to resume.
     """
 
-    def __init__(self, signum: int) -> None:
-        super().__init__(f"Interrupted by signal {signum}.")
-        self.exit_code = 128 + signum
+    def __init__(self, signum: int, run: Path | None = None) -> None:
+        go_on = f" Go on with: python train.py resume={run}" if run else ""
+        super().__init__(f"Interrupted by signal {signum}.{go_on}")
+        self.signum, self.exit_code = signum, 128 + signum

@@ -26,7 +26,10 @@ class CSV(Logger):
         super().__init__()
         self.path, self.columns = path, ["step"]
         if until is not None and path.is_file():
-            self._rewrite([row for row in self.rows() if int(row["step"]) <= until])
+            try:
+                self._rewrite([row for row in self.rows() if int(row["step"]) <= until])
+            except (ValueError, KeyError, TypeError) as error:
+                raise RunError(f"{path} is damaged ({error}). Delete it to go on without what it recorded.") from error
 
     name, version = "csv", ""
 

@@ -66,6 +66,7 @@ def write_config(run: Path, config: Config, overrides: list[str]) -> None:
 
 def write_results(run: Path, results: dict[str, Any]) -> None:
     """results.json: figures in nats per image, how they were obtained, and how the run ended."""
+    results = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in results.items()}
     write(run / "results.json", json.dumps(results, indent=2) + "\n")
 
 

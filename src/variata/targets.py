@@ -5,6 +5,7 @@ spelt; a configuration found in somebody's run directory passes the same gate.
 """
 
 import inspect
+import math
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -47,7 +48,7 @@ def constructing(key: str) -> Iterator[None]:
     """Tell where the arguments stand that a constructor refuses."""
     try:
         yield
-    except (ValueError, TypeError, MisconfigurationException) as error:
+    except (ValueError, TypeError, RuntimeError, OverflowError, MisconfigurationException) as error:
         raise ConfigError(f"{key} cannot be built: {error}") from error
 
 
@@ -78,6 +79,8 @@ def check_values(values: Mapping[str, Any], hints: Mapping[str, Any], key: str, 
     for name, value in values.items():
         if name not in hints:
             raise ConfigError(f"{prefix}{name} is no option of {owner}. {suggest(name, hints)}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"{prefix}{name}={value} is not a finite number.")
         if not matches(value, hints[name]):
             raise ConfigError(f"{prefix}{name}={value!r} has the wrong type: expected {describe(hints[name])}.")
 

@@ -58,7 +58,7 @@ class Training(pl.LightningModule):
         optimizer: Callable[..., Optimizer],
         scheduler: Schedule,
         samples: int = 100,
-        rows: int = 4000,
+        rows: int = 2000,
         log_every: int = 50,
         gradient_clip_val: float | None = None,
         on_nan: str = "stop",

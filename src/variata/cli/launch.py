@@ -35,8 +35,10 @@ def guarded(command: Callable[[], Any]) -> int:
     except (KeyboardInterrupt, Interrupted) as error:
         say("Interrupted." if isinstance(error, KeyboardInterrupt) else str(error))
         return getattr(error, "exit_code", 130)
-    except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
+    except (UserError, HydraException, OmegaConfBaseException, OSError, ValueError) as error:
         known = mendable(error)
+        if isinstance(error, ValueError) and known is None and not raised_by_hydra(error):
+            raise  # a defect of ours
         if debugging() or (
             known is None and isinstance(error, InstantiationException)
         ):  # the latter is a defect of ours
@@ -78,12 +80,22 @@ def explain(error: Exception) -> str:
         group, _, option = error.missing_cfg_file.rpartition("/")
         return f"{group}={option} is unknown. {suggestion(option, error.options)}"
     if isinstance(error, OSError):
-        place = error.filename or "A file"
+        place = error.filename or "A file of the run"
         return f"{place} cannot be used: {error.strerror or error}. Choose another folder with outputs=..."
+    if "Config group override" in str(error):
+        return "A group takes the name of an option, not null: scheduler=none, logger=none, callbacks=[]."
     key = unknown_key(error)
     if key is not None:
         return f"{key} is not in the configuration. {suggestion(key, known_keys(), listed=8)}"
     return " ".join(str(error).split())
+
+
+def raised_by_hydra(error: Exception) -> bool:
+    """Whether an exception of a common type comes from reading the command line."""
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    return frame is not None and Path(hydra.__file__).parent in Path(frame.tb_frame.f_code.co_filename).parents
 
 
 def unknown_key(error: Exception) -> str | None:
@@ -136,11 +148,12 @@ def job(config: DictConfig) -> None:
 
     try:
         train(config)
-    except UserError as error:
+    except (UserError, OSError) as error:
         if config.debug is True:
             raise
-        say(str(error))
-        failed.append(error)
+        told = error if isinstance(error, UserError) else RunError(explain(error))
+        say(str(told))
+        failed.append(told)
 
 
 def main() -> int:

@@ -38,9 +38,8 @@ def plan(folder: Path, data: ImageDataModule, vae: VAE, trainer: pl.Trainer, con
         "training": f"{total:,} updates of {data.batch_size} images, {updates:,} per epoch, seed {config['seed']}",
         "device": f"{trainer.num_devices} x {trainer.strategy.root_device.type}, precision {trainer.precision}",
         "test": f"NLL with {config['evaluate']['samples']:,} samples per image",
-        "run": str(folder),
     }
-    show("plan", rows)
+    show("plan", rows, [folder])
 
 
 def results_table(folder: Path, results: dict[str, Any]) -> None:
@@ -59,19 +58,20 @@ def results_table(folder: Path, results: dict[str, Any]) -> None:
         f"{results['train/steps']:,} updates in {results['train/seconds']:.0f} s, "
         f"{results['train/images_per_second']:,.0f} images/s"
     )
-    rows |= {path.stem: str(path) for path in sorted((folder / "images").glob("*.png"))}
-    rows["run"] = str(folder)
-    show("results", rows)
+    show("results", rows, [folder, *sorted((folder / "images").glob("*.png"))])
 
 
-def show(title: str, rows: dict[str, str]) -> None:
-    """A table of names and values."""
+def show(title: str, rows: dict[str, str], paths: list[Path]) -> None:
+    """A table of names and values, and below it paths, each on a line of its own to be copied whole."""
     table = Table(title=title, show_header=False, title_justify="left")
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in rows.items():
         table.add_row(name, value)
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    for path in paths:
+        console.print(str(path), soft_wrap=True, highlight=False)
 
 
 def parameters(module: nn.Module) -> int:

@@ -54,7 +54,7 @@ class Evaluate:
 
 PARTS = ("data", "model", "objective", "beta", "optimizer", "scheduler", "trainer", "logger", "callbacks")
 OURS = {"on_nan": str}  # options of trainer= that are not Lightning's
-POSITIVE = ("log_every", "updates_per_call", "evaluate.samples", "evaluate.rows")
+POSITIVE = ("log_every", "updates_per_call", "evaluate.samples", "evaluate.rows", "trainer.check_val_every_n_epoch")
 
 
 def settled(composed: DictConfig) -> Config:
@@ -64,6 +64,10 @@ def settled(composed: DictConfig) -> Config:
         config = resumed(Path(composed.resume), overrides)
     else:
         config = runs.plain(composed)
+    config = {"logger": {}, "callbacks": {}, **config}
+    for name in (*PARTS, "evaluate", *get_type_hints(Settings)):
+        if name not in config:
+            raise ConfigError(f"The configuration has no {name}: give it a value, or leave out ~{name}.")
     settings = {name: value for name, value in config.items() if not isinstance(value, dict)}
     check_values(settings, get_type_hints(Settings), "", "a run")
     check_values(config["evaluate"], get_type_hints(Evaluate), "evaluate", "evaluate")

@@ -7,7 +7,7 @@ import shutil
 import signal
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,7 +28,7 @@ from variata.cli.settings import OURS, settled
 from variata.core import VAE
 from variata.data.module import ImageDataModule
 from variata.decoders import Decoder
-from variata.errors import ConfigError, Interrupted
+from variata.errors import ConfigError, Diverged, Interrupted, RunError
 from variata.likelihoods import Likelihood
 from variata.loggers import CSV
 from variata.runs import Config
@@ -49,7 +49,7 @@ def train(composed: DictConfig) -> None:
     folder = Path(HydraConfig.get().runtime.output_dir)
     if composed.resume and HydraConfig.get().mode == RunMode.MULTIRUN:
         raise ConfigError("resume= goes on with one run: leave out -m.")
-    with clean_start(folder, keep=bool(composed.resume)):
+    with nullcontext() if composed.resume else clean_start(folder, Path(composed.outputs)):
         config = settled(composed)
         run = Run(config, folder)
     with run.reported():
@@ -70,6 +70,9 @@ class Run:
         last = folder / "checkpoints" / "last.ckpt"
         self.resume = last if config["resume"] and last.is_file() else None
         earlier = checkpoints.read(last)["variata"] if self.resume else {}
+        self.best = folder / "checkpoints" / "best.ckpt"
+        if self.resume and self.best.is_file():
+            checkpoints.read(self.best)  # a damaged one is told before anything is changed
         torch.compiler.reset()  # jobs of a multirun may share the process
         pl.seed_everything(config["seed"], verbose=False)
         self.data: ImageDataModule = build(config["data"], "data")
@@ -93,8 +96,10 @@ class Run:
         )
         self.data.trainer = self.trainer
         self.data.seed = config["seed"]
-        self.data.updates_per_call = config["updates_per_call"] if self.trainer.world_size == 1 else 1
         self.data.setup()
+        per_call = config["updates_per_call"] if self.trainer.world_size == 1 else 1
+        self.data.updates_per_call = min(per_call, self.data.updates_per_epoch)
+        require_batches(config["trainer"], self.data)
         with torch.no_grad():
             cast(Decoder, self.vae.decoder).bias.copy_(cast(Likelihood, self.vae.likelihood).initial(self.data.mean()))
         self.results: dict[str, Any] = {**runs.provenance(config, self.data.protocol), "status": "failed"}
@@ -119,9 +124,8 @@ class Run:
     def fit(self) -> None:
         """Train to the end, from the last checkpoint where there is one, and take the best weights."""
         self.trainer.fit(self.training, datamodule=self.data, ckpt_path=self.resume, weights_only=True)
-        best = self.folder / "checkpoints" / "best.ckpt"
-        if best.is_file():  # there is none where validation was turned off
-            self.vae.load_state_dict(checkpoints.weights(checkpoints.read(best)))
+        if self.best.is_file():  # there is none where validation was turned off
+            self.vae.load_state_dict(checkpoints.weights(checkpoints.read(self.best)))
 
     def test(self) -> None:
         """Judge the best weights on the whole test set; with trainer.limit_test_batches=0 on nothing."""
@@ -134,6 +138,8 @@ class Run:
     def _judge(self) -> None:
         self.trainer.test(self.training, datamodule=self.data, verbose=False)
         metrics = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
+        if not all(map(math.isfinite, metrics.values())):
+            raise Diverged(f"The model's figures are not finite: {metrics}. A smaller optimizer.lr usually helps.")
         self.results |= runs.test_results(
             metrics, self.config["evaluate"]["samples"], math.prod(self.data.shape), self.data.kind
         )
@@ -147,8 +153,8 @@ class Run:
                 yield
         except (Interrupted, SIGTERMException, SystemExit) as error:
             self.results["status"] = "interrupted"
-            signum = self.last.signum or signal.SIGTERM
-            raise error if isinstance(error, Interrupted) else Interrupted(signum) from error
+            signum = error.signum if isinstance(error, Interrupted) else self.last.signum or signal.SIGTERM
+            raise Interrupted(signum, self.folder if self.last.path.is_file() else None) from None
         except Exception:
             log.exception("failed at update %d", self.training.step)
             raise
@@ -186,6 +192,15 @@ class Run:
         results_table(self.folder, self.results)
 
 
+def require_batches(options: dict[str, Any], data: ImageDataModule) -> None:
+    """Refuse fractions of the data that are less than a batch, before training finds out."""
+    loaders = {"train": data.train_dataloader(), "val": data.val_dataloader(), "test": data.test_dataloader()}
+    for split, loader in loaders.items():
+        limit = options[f"limit_{split}_batches"]
+        if isinstance(limit, float) and 0 < limit * len(loader) < 1:
+            raise ConfigError(f"trainer.limit_{split}_batches={limit} of {len(loader)} batches is less than one.")
+
+
 def assemble(config: Config, data: ImageDataModule) -> tuple[Training, VAE]:
     """The model and what trains it, of parts that fit together."""
     parts = {part: build(config[part], part) for part in ("model", "objective", "beta", "optimizer", "scheduler")}
@@ -213,16 +228,21 @@ def assemble(config: Config, data: ImageDataModule) -> tuple[Training, VAE]:
 
 
 @contextmanager
-def clean_start(folder: Path, keep: bool) -> Iterator[None]:
-    """Remove the run directory and what it leaves empty if the run cannot even start."""
+def clean_start(folder: Path, outputs: Path) -> Iterator[None]:
+    """Remove the new run directory, and folders below outputs that it leaves empty, if the run cannot even start."""
+    if getattr(rank_zero_only, "rank", 0):  # the first device cleans up
+        yield
+        return
+    if {path.name for path in folder.iterdir()} - {"train.log", ".hydra"}:
+        raise RunError(f"{folder} is not empty. Choose another hydra.run.dir, or leave it out for a new one each time.")
     try:
         yield
     except BaseException:
-        if not keep and getattr(rank_zero_only, "rank", 0) == 0:
-            logging.shutdown()
-            shutil.rmtree(folder, ignore_errors=True)
-            with suppress(OSError):
-                for parent in (folder.parent, folder.parent.parent):
+        logging.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):  # at the first that is not empty
+            for parent in folder.parents:
+                if outputs.resolve() in (parent.resolve(), *parent.resolve().parents):
                     parent.rmdir()
         raise
 
@@ -236,5 +256,6 @@ def quiet() -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # "No CUDA runtime is found" on every CPU
     expected = ("does not have many workers", "not resumable", "LeafSpec", "smaller than the logging interval")
+    expected += ("exists and is not empty",)  # the checkpoints of a resumed run
     for message in expected:
         warnings.filterwarnings("ignore", f".*{message}")

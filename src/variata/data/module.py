@@ -45,6 +45,8 @@ class ImageDataModule(pl.LightningDataModule):
         super().__init__()
         if batch_size < 1 or eval_batch_size < 1:
             raise ConfigError(f"Batches hold at least one image, got {batch_size=} and {eval_batch_size=}.")
+        if not 0 <= eval_seed < 2**63 - 1:
+            raise ConfigError(f"data.eval_seed={eval_seed} is not between 0 and 2^63 - 2.")
         self.load, self.draw, self.kind, self.shape, self.protocol = load, draw, kind, tuple(shape), protocol
         self.batch_size, self.eval_batch_size, self.eval_seed = batch_size, eval_batch_size, eval_seed
         self.images: dict[str, Tensor] = {}

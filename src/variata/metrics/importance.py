@@ -9,7 +9,7 @@ from torchmetrics import Metric
 from variata.core import VAE
 
 
-def log_likelihood(vae: VAE, x: Tensor, samples: int, rows: int = 4000) -> Tensor:
+def log_likelihood(vae: VAE, x: Tensor, samples: int, rows: int = 2000) -> Tensor:
     r"""\(\log \frac{1}{K} \sum_k p(x, z_k) / q(z_k | x)\) with z_k drawn from q, float64 [B].
 
     A lower bound of log p(x) in expectation that rises to it with K (Burda et al. 2015, https://arxiv.org/abs/1509.00519).
