@@ -20,6 +20,11 @@ needs_static = pytest.mark.skipif(
 )
 
 
+needs_celeba = pytest.mark.skipif(
+    not (DATA / "celeba" / "list_eval_partition.txt").is_file(), reason="CelebA is not below VARIATA_DATA"
+)
+
+
 @pytest.fixture(autouse=True)
 def seeded():
     torch.manual_seed(0)

@@ -87,7 +87,7 @@ def explain(error: Exception) -> str:
     key = unknown_key(error)
     if key is not None:
         return f"{key} is not in the configuration. {suggestion(key, known_keys(), listed=8)}"
-    return " ".join(str(error).split())
+    return " ".join(str(error).split() or str(error.__cause__).split())
 
 
 def raised_by_hydra(error: Exception) -> bool:

@@ -255,7 +255,9 @@ def quiet() -> None:
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # "No CUDA runtime is found" on every CPU
-    expected = ("does not have many workers", "not resumable", "LeafSpec", "smaller than the logging interval")
-    expected += ("exists and is not empty",)  # the checkpoints of a resumed run
+    expected = [
+        *("does not have many workers", "not resumable", "LeafSpec", "smaller than the logging interval"),
+        "exists and is not empty",  # the checkpoints of a resumed run
+    ]
     for message in expected:
         warnings.filterwarnings("ignore", f".*{message}")

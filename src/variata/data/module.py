@@ -29,6 +29,7 @@ class ImageDataModule(pl.LightningDataModule):
         batch_size: Images per optimizer update, over all devices.
         eval_batch_size: Images per batch of validation and test, per device.
         eval_seed: Of the one draw of validation and test images.
+        flip: Whether to mirror half of the training images, at random.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class ImageDataModule(pl.LightningDataModule):
         batch_size: int = 128,
         eval_batch_size: int = 200,
         eval_seed: int = 777,
+        flip: bool = False,
     ) -> None:
         super().__init__()
         if batch_size < 1 or eval_batch_size < 1:
@@ -49,6 +51,7 @@ class ImageDataModule(pl.LightningDataModule):
             raise ConfigError(f"data.eval_seed={eval_seed} is not between 0 and 2^63 - 2.")
         self.load, self.draw, self.kind, self.shape, self.protocol = load, draw, kind, tuple(shape), protocol
         self.batch_size, self.eval_batch_size, self.eval_seed = batch_size, eval_batch_size, eval_seed
+        self.flip = flip
         self.images: dict[str, Tensor] = {}
         self.seed, self.updates_per_call = 0, 1
         self.epoch, self.position = 0, 0  # where training goes on: images of this epoch already used, over all devices
@@ -69,8 +72,9 @@ class ImageDataModule(pl.LightningDataModule):
             self.images = {split: images.to(device) for split, images in self.images.items()}
 
     def mean(self) -> Tensor:
-        """The mean training image as the likelihood sees it, float32 [C, H, W]."""
+        """The mean training image as the likelihood sees it, of at most about 50,000, float32 [C, H, W]."""
         images, generator = self.images["train"], None
+        images = images[:: max(1, len(images) // 50_000)]
         if images.device.type == "cpu":
             generator = Generator().manual_seed(self.eval_seed)
         total = torch.zeros(self.shape, dtype=torch.float64)
@@ -80,7 +84,10 @@ class ImageDataModule(pl.LightningDataModule):
 
     def prepare(self, batch: Tensor, stage: str) -> Tensor:
         """A stored batch to what the likelihood sees, float32 [B, C, H, W]."""
-        return self.draw(batch, None) if stage == "train" else batch.float()
+        if stage != "train":
+            return batch.float()
+        x = self.draw(batch, None)
+        return torch.where(torch.rand(len(x), 1, 1, 1, device=x.device) < 0.5, x.flip(-1), x) if self.flip else x
 
     @property
     def batch_per_device(self) -> int:

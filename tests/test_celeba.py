@@ -1,0 +1,188 @@
+"""Faces, packed once: made-up photographs in the official layout, and the real ones where they are."""
+
+import io
+import shutil
+import threading
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from conftest import DATA, needs_celeba
+from variata.data import packed as packing
+from variata.data.celeba import CROPS, celeba, images, partition
+from variata.data.packed import HEADER, Preparation, packed
+from variata.errors import ConfigError, DataError
+
+SPLITS = {"train": 8, "val": 3, "test": 2}
+
+
+@pytest.fixture
+def faces(tmp_path):
+    """13 photographs of 178x218 and their partition list, below tmp_path/celeba."""
+    folder = tmp_path / "celeba" / "img_align_celeba"
+    folder.mkdir(parents=True)
+    rng, rows = np.random.default_rng(0), []
+    for i, split in enumerate(split for split, n in enumerate(SPLITS.values()) for _ in range(n)):
+        coarse = Image.fromarray(rng.integers(0, 255, (8, 8, 3), dtype=np.uint8))
+        coarse.resize((178, 218), Image.Resampling.BICUBIC).save(folder / f"{i + 1:06}.jpg", quality=90)
+        rows.append(f"{i + 1:06}.jpg {split}\r\n")
+    (tmp_path / "celeba" / "list_eval_partition.txt").write_text("".join(rows))
+    return tmp_path
+
+
+def data(root, **options):
+    module = celeba(
+        str(root), str(root / "cache"), **{"shape": (3, 32, 32), "batch_size": 4, "download": False, **options}
+    )
+    module.setup()
+    return module
+
+
+def pack(root, read=None, on_corrupt="stop"):
+    sizes, reads = images(root / "celeba")
+    splits = partition(root / "celeba" / "list_eval_partition.txt", sizes)
+    return packed(root / "x.pack", splits, sizes, read or reads, Preparation(16, None, "box"), on_corrupt)
+
+
+def never(name):
+    raise AssertionError(f"{name} was read again")
+
+
+@pytest.mark.parametrize("crop", CROPS)
+def test_pixels_are_those_pillow_makes(faces, crop):
+    train = data(faces, crop=crop, filter="lanczos").images["train"]
+    assert train.shape == (8, 3, 32, 32) and train.dtype == torch.uint8
+    image = Image.open(faces / "celeba" / "img_align_celeba" / "000003.jpg").crop(CROPS[crop])
+    assert torch.equal(train[2].permute(1, 2, 0), torch.from_numpy(np.array(image.resize((32, 32), 1))))
+
+
+def test_crops_are_squares_inside_the_image():
+    for left, top, right, bottom in CROPS.values():
+        assert right - left == bottom - top and 0 <= left < right <= 178 and 0 <= top < bottom <= 218
+
+
+def test_every_split_has_its_images_in_order(faces):
+    splits = pack(faces)
+    assert {split: len(images) for split, images in splits.items()} == SPLITS
+    alone = Preparation(16, None, "box")((faces / "celeba" / "img_align_celeba" / "000012.jpg").read_bytes())
+    assert np.array_equal(splits["test"][0], alone)
+
+
+def test_a_second_start_reads_no_photograph(faces):
+    first = pack(faces)
+    again = pack(faces, read=never)
+    assert all(torch.equal(first[split], again[split]) for split in SPLITS)
+
+
+@pytest.mark.parametrize("damage", ["cut", "altered", "header", "other images"])
+def test_a_file_that_is_not_as_written_is_built_again(faces, damage):
+    first, path = pack(faces)["train"].clone(), faces / "x.pack"
+    whole = path.read_bytes()
+    if damage == "cut":
+        path.write_bytes(whole[:-1])
+    elif damage == "altered":
+        path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    elif damage == "header":
+        path.write_bytes(b" " * HEADER + whole[HEADER:])
+    else:
+        shutil.copy(faces / "celeba/img_align_celeba/000013.jpg", faces / "celeba/img_align_celeba/000001.jpg")
+    again = pack(faces)["train"]
+    assert torch.equal(first, again) is (damage != "other images")
+    assert torch.equal(first[1:], again[1:])
+
+
+def test_two_jobs_that_start_together_build_once(faces):
+    sizes, reads = images(faces / "celeba")
+    count, results = [], []
+
+    def counted(name):
+        count.append(name)
+        return reads(name)
+
+    jobs = [threading.Thread(target=lambda: results.append(pack(faces, counted))) for _ in range(2)]
+    for job in jobs:
+        job.start()
+    for job in jobs:
+        job.join()
+    assert sorted(count) == sorted(sizes)
+    assert torch.equal(results[0]["train"], results[1]["train"])
+
+
+def test_an_image_that_cannot_be_decoded_is_named_or_skipped(faces):
+    broken = faces / "celeba" / "img_align_celeba" / "000002.jpg"
+    broken.write_bytes(broken.read_bytes()[:300])
+    with pytest.raises(DataError, match=r"000002\.jpg cannot be decoded.*data\.on_corrupt=skip"):
+        pack(faces)
+    assert not list(faces.glob("x.tmp")) and not (faces / "x.pack").exists()
+    assert len(pack(faces, on_corrupt="skip")["train"]) == 7
+
+
+def test_a_small_disk_is_told_before_packing(faces, monkeypatch):
+    monkeypatch.setattr(packing.shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(1, 1, 1000))
+    with pytest.raises(DataError, match="VARIATA_CACHE"):
+        pack(faces, read=never)
+
+
+def test_a_zip_archive_holds_the_same_images(faces):
+    folder, path = faces / "celeba" / "img_align_celeba", faces / "celeba" / "img_align_celeba.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for image in folder.glob("*.jpg"):
+            archive.write(image, f"img_align_celeba/{image.name}")
+    first = pack(faces)["train"].clone()
+    shutil.rmtree(folder)
+    (faces / "x.pack").unlink()
+    assert torch.equal(first, pack(faces)["train"])
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(DataError, match=r"is no whole zip archive.*quota page"):
+        data(faces)
+
+
+def test_lists_and_options_that_do_not_fit_are_told(faces, tmp_path):
+    with pytest.raises(ConfigError, match=r"data.crop=center is unknown"):
+        data(faces, crop="center")
+    with pytest.raises(ConfigError, match=r"data.filter=nearest is unknown"):
+        data(faces, filter="nearest")
+    with pytest.raises(ConfigError, match=r"\[3, S, S\]"):
+        data(faces, shape=(1, 32, 32))
+    with pytest.raises(DataError, match="Missing data: CelebA"):
+        data(tmp_path / "nowhere")
+    path = faces / "celeba" / "list_eval_partition.txt"
+    rows = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(rows[:-1]))
+    with pytest.raises(DataError, match=r"no row for 1 of the images, such as 000013\.jpg"):
+        data(faces)
+    path.write_text("".join([*rows[:-1], "000013.jpg 7"]))
+    with pytest.raises(DataError, match=r"'000013.jpg 7', expected a name and 0, 1 or 2"):
+        data(faces)
+
+
+def test_training_images_are_mirrored_at_random_and_others_never(faces):
+    module = data(faces)
+    stored = module.images["train"]
+    grey = (module.prepare(stored, "train") * 256).floor().byte()
+    same = [torch.equal(x, image) for x, image in zip(grey, stored, strict=True)]
+    mirrored = [torch.equal(x, image.flip(-1)) for x, image in zip(grey, stored, strict=True)]
+    assert all(a != b for a, b in zip(same, mirrored, strict=True)) and any(same) and any(mirrored)
+    assert torch.equal(module.prepare(module.images["val"], "val"), module.images["val"])
+    plain = data(faces, flip=False)
+    assert torch.equal((plain.prepare(stored, "train") * 256).floor().byte(), stored)
+
+
+def test_grey_images_have_one_channel():
+    file = io.BytesIO()
+    Image.new("RGB", (40, 30), (10, 10, 10)).save(file, "PNG")
+    assert Preparation(8, None, "box", channels=1)(file.getvalue()).tolist() == [[[10] * 8] * 8]
+
+
+@needs_celeba
+@pytest.mark.slow
+def test_the_real_faces_pack(tmp_path):
+    module = celeba(str(DATA), str(tmp_path), shape=(3, 16, 16), download=False)
+    module.setup()
+    assert {split: len(images) for split, images in module.images.items()} == {"train": 8000, "val": 1000, "test": 1000}
+    assert "8000/1000/1000" in module.protocol
+    mean = module.mean()
+    assert mean[0].mean() > mean[1].mean() > mean[2].mean() > 0.3  # skin
