@@ -258,6 +258,7 @@ def quiet() -> None:
     expected = [
         *("does not have many workers", "not resumable", "LeafSpec", "smaller than the logging interval"),
         "exists and is not empty",  # the checkpoints of a resumed run
+        "It is recommended to use `self.log",  # what is logged is computed over all devices
     ]
     for message in expected:
         warnings.filterwarnings("ignore", f".*{message}")
