@@ -487,6 +487,8 @@ def test_a_run_ends_validated_whatever_the_interval(train, tmp_path):
     assert answer.code == 0, answer.err
     rows = list(csv.DictReader((answer.run / "metrics.csv").open()))
     assert [int(row["step"]) for row in rows if row["val/elbo"]] == [63, 105]
+    answer = train(*QUICK, "trainer.limit_train_batches=6", "logger=none", outputs=tmp_path / "limited")
+    assert results(answer.run)["train/steps"] == 3 * 6
     limits = ["trainer.max_steps=30", "trainer.limit_test_batches=0"]
     answer = train(*QUICK, *limits, "logger=none", outputs=tmp_path / "short")
     assert answer.code == 0, answer.err

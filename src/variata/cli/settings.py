@@ -52,7 +52,8 @@ class Evaluate:
     rows: int
 
 
-PARTS = ("data", "model", "objective", "beta", "optimizer", "scheduler", "trainer", "logger", "callbacks")
+BUILT = ("data", "model", "objective", "beta", "optimizer", "scheduler", "trainer")
+PARTS = (*BUILT, "logger", "callbacks")  # the latter two may be empty
 OURS = {"on_nan": str}  # options of trainer= that are not Lightning's
 POSITIVE = ("log_every", "updates_per_call", "evaluate.samples", "evaluate.rows", "trainer.check_val_every_n_epoch")
 
@@ -66,7 +67,7 @@ def settled(composed: DictConfig) -> Config:
         config = runs.plain(composed)
     config = {"logger": {}, "callbacks": {}, **config}
     for name in (*PARTS, "evaluate", *get_type_hints(Settings)):
-        if name not in config:
+        if name not in config or (name in BUILT and "_target_" not in config[name]):
             raise ConfigError(f"The configuration has no {name}: give it a value, or leave out ~{name}.")
     settings = {name: value for name, value in config.items() if not isinstance(value, dict)}
     check_values(settings, get_type_hints(Settings), "", "a run")

@@ -100,6 +100,9 @@ class Run:
         per_call = config["updates_per_call"] if self.trainer.world_size == 1 else 1
         self.data.updates_per_call = min(per_call, self.data.updates_per_epoch)
         require_batches(config["trainer"], self.data)
+        if isinstance(limit := self.trainer.limit_train_batches, int):  # Lightning counts calls, the user updates
+            self.data.updates_per_call = math.gcd(self.data.updates_per_call, limit)
+            self.trainer.limit_train_batches = limit // self.data.updates_per_call
         with torch.no_grad():
             cast(Decoder, self.vae.decoder).bias.copy_(cast(Likelihood, self.vae.likelihood).initial(self.data.mean()))
         self.results: dict[str, Any] = {**runs.provenance(config, self.data.protocol), "status": "failed"}
