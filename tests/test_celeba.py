@@ -5,12 +5,13 @@ import shutil
 import threading
 import zipfile
 
+import hydra
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from conftest import DATA, needs_celeba
+from conftest import DATA, ROOT, needs_celeba
 from variata.data import packed as packing
 from variata.data.celeba import CROPS, celeba, images, partition
 from variata.data.packed import HEADER, Preparation, packed
@@ -169,6 +170,12 @@ def test_training_images_are_mirrored_at_random_and_others_never(faces):
     assert torch.equal(module.prepare(module.images["val"], "val"), module.images["val"])
     plain = data(faces, flip=False)
     assert torch.equal((plain.prepare(stored, "train") * 256).floor().byte(), stored)
+
+
+@pytest.mark.parametrize(("more", "chosen"), [([], "Gaussian"), (["likelihood=bernoulli"], "Bernoulli")])
+def test_the_data_set_chooses_a_likelihood_unless_the_user_does(more, chosen):
+    with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        assert hydra.compose("config", ["data=celeba", *more]).likelihood._target_ == f"variata.likelihoods.{chosen}"
 
 
 def test_grey_images_have_one_channel():
