@@ -132,7 +132,7 @@ class Training(pl.LightningModule):
         return self._compiled(x, beta)
 
     def _require_finite(self, loss: Tensor, terms: Terms, batch: Tensor) -> bool:
-        finite = math.isfinite(loss.item()) if loss.ndim == 0 else bool(loss.isfinite().all())
+        finite = math.isfinite(loss.sum().item())
         if self.trainer.world_size > 1:  # all devices leave the update out, or none
             finite = self.trainer.strategy.reduce_boolean_decision(finite, all=True)
         if finite:

@@ -186,7 +186,7 @@ def startup() -> dict[str, float]:
 
 
 def memory() -> dict[str, Any]:
-    """Peak resident MiB of the default run, and of its NLL with 10 and 100 samples per image."""
+    """Peak resident MiB of the default run, and of its NLL with 10, 100 and 1,000 samples per image."""
     short = ["trainer.max_epochs=1", "logger.mode=offline"]
     few = [*short, "trainer.limit_train_batches=1", "trainer.limit_test_batches=5"]
     return {

@@ -9,11 +9,11 @@ import io
 import json
 import os
 import shutil
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -159,17 +159,16 @@ def decoded(
     splits: Mapping[str, Sequence[str]], read: Read, prepare: Preparation
 ) -> Iterator[tuple[str, str, np.ndarray | Exception]]:
     """Split, name and pixels of every image in order, decoded by a thread per core; an exception for a broken one."""
-    work = [
-        (split, names[i : i + CHUNK]) for split, names in splits.items() for i in range(0, len(names), CHUNK)
-    ]  # Pillow lets go of the interpreter while it decodes and resizes
-    threads = os.cpu_count() or 1
+    work = [(split, names[i : i + CHUNK]) for split, names in splits.items() for i in range(0, len(names), CHUNK)]
+    threads = os.cpu_count() or 1  # Pillow lets go of the interpreter while it decodes and resizes
+    ahead = 4 * threads  # chunks held in memory
     with ThreadPoolExecutor(threads) as pool:
         try:
-            ahead = [pool.submit(partial(decode, read, prepare), names) for _, names in work[: 4 * threads]]
+            pending = deque(pool.submit(decode, read, prepare, names) for _, names in work[:ahead])
             for i, (split, names) in enumerate(work):
-                if i + 4 * threads < len(work):
-                    ahead.append(pool.submit(partial(decode, read, prepare), work[i + 4 * threads][1]))
-                yield from ((split, name, pixels) for name, pixels in zip(names, ahead.pop(0).result(), strict=True))
+                pixels = pending.popleft().result()
+                pending.extend(pool.submit(decode, read, prepare, more) for _, more in work[i + ahead : i + ahead + 1])
+                yield from ((split, name, image) for name, image in zip(names, pixels, strict=True))
         finally:
             pool.shutdown(cancel_futures=True)
 
