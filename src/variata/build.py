@@ -41,8 +41,7 @@ def flat(
     q = posterior(features=network.features[0], state=empty, event=event)
     # partial, not a lambda: a copy of the model must hold a copy of the encoder, not the original
     p = prior(state=empty, event=event, encode=partial(_encode, network, q))
-    parameters = (density.parameters_per_pixel * shape[0], *shape[1:])
-    return VAE(network, [Rung(q, p, Concat())], decoder(state=event, shape=parameters), density, empty)
+    return VAE(network, [Rung(q, p, Concat())], decoder(state=event, shape=density.parameter_shape), density, empty)
 
 
 def _encode(encoder: nn.Module, posterior: nn.Module, x: Tensor) -> Distribution:

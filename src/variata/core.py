@@ -128,7 +128,7 @@ class VAE(nn.Module):
     Args:
         encoder: `x [N, C, H, W] -> list of features`, one per rung, top first.
         rungs: The ladder, top first.
-        decoder: `state [N, *S] -> parameters [N, P*C, H, W]`.
+        decoder: `state [N, *S] -> parameters [N, P, H, W]`.
         likelihood: `parameters -> p(x | z)`, batch [N], event [C, H, W].
         root: Shape of the state the top rung receives; `(0,)` for none.
     """

@@ -1,4 +1,4 @@
-"""Decoders state -> parameters of the likelihood. Shapes: N rows, S state dims, [P*C, H, W] parameters."""
+"""Decoders state -> parameters of the likelihood. Shapes: N rows, S state dims, [P, H, W] parameters."""
 
 import math
 from abc import ABC, abstractmethod
@@ -18,15 +18,15 @@ class Decoder(nn.Module, ABC):
 
     Args:
         state: Shape of the state, [S, ...].
-        shape: Of the parameters, [P*C, H, W].
+        shape: Of the parameters, [P, H, W].
     """
 
     def __init__(self, state: Size, shape: Size) -> None:
         super().__init__()
-        self.bias = nn.Parameter(torch.zeros(shape))  # [P*C, H, W]
+        self.bias = nn.Parameter(torch.zeros(shape))  # [P, H, W]
 
     def forward(self, state: Tensor) -> Tensor:
-        """state [N, S, ...] -> parameters [N, P*C, H, W]."""
+        """state [N, S, ...] -> parameters [N, P, H, W]."""
         return self.body(state) + self.bias
 
     @abstractmethod

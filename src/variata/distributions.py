@@ -1,10 +1,22 @@
-"""Distributions over whole images and latents: float32, one batch dimension [N], no argument validation.
+r"""Distributions over whole images and latents: float32, one batch dimension [N], no argument validation.
 
 Validation costs more than the arithmetic at these sizes; inputs are checked once, when a run is composed.
+
+Eight-bit images are seen as x in [0, 1), level g of 0..255 being the interval [g, g + 1) / 256, so that densities and
+masses compare: a mass P is the density \(256^d P(\lfloor 256 x \rfloor)\), constant on each level.
+Shapes: N rows, M components, [C, H, W] image of d = C*H*W values.
 """
 
+import math
+from abc import abstractmethod
+from collections.abc import Callable
+
+import torch
 from torch import Tensor
-from torch.distributions import Bernoulli, Categorical, Distribution, Independent, MixtureSameFamily, Normal
+from torch.distributions import Bernoulli, Categorical, Distribution, Independent, Laplace, MixtureSameFamily, Normal
+from torch.nn.functional import logsigmoid, softplus
+
+LEVELS = 256
 
 
 def normal(mean: Tensor, std: Tensor) -> Independent:
@@ -12,9 +24,19 @@ def normal(mean: Tensor, std: Tensor) -> Independent:
     return _joint(Normal(mean.float(), std.float(), validate_args=False))
 
 
+def laplace(location: Tensor, scale: Tensor) -> Independent:
+    """Independent Laplace variables, exp(-|x - location| / scale) / (2 scale): parameters [N, *event]."""
+    return _joint(Laplace(location.float(), scale.float(), validate_args=False))
+
+
 def bernoulli(logits: Tensor) -> Independent:
     """Independent Bernoulli variables with the given logits [N, *event]."""
     return _joint(Bernoulli(logits=logits.float(), validate_args=False))
+
+
+def continuous_bernoulli(logits: Tensor) -> Independent:
+    """Independent continuous Bernoulli variables with the given logits [N, *event]."""
+    return _joint(ContinuousBernoulli(logits.float()))
 
 
 def mixture(logits: Tensor, components: Distribution, n: int) -> MixtureSameFamily:
@@ -25,3 +47,197 @@ def mixture(logits: Tensor, components: Distribution, n: int) -> MixtureSameFami
 
 def _joint(elements: Distribution) -> Independent:
     return Independent(elements, len(elements.batch_shape) - 1, validate_args=False)
+
+
+class ContinuousBernoulli(Distribution):
+    r"""\(p(x) = e^{\eta x} \, \eta / (e^\eta - 1)\) on [0, 1], with \(\eta = \log \lambda / (1 - \lambda)\).
+
+    Loaiza-Ganem & Cunningham 2019, https://arxiv.org/abs/1907.06845. Written in the logit: by way of lambda the
+    normaliser is wrong in float32 from eta = 16 on, where the mean is only 0.94.
+
+    Args:
+        logits: eta, of any shape.
+    """
+
+    has_rsample = True
+
+    def __init__(self, logits: Tensor) -> None:
+        self.logits = logits
+        super().__init__(logits.shape, validate_args=False)
+
+    @property
+    def mean(self) -> Tensor:
+        """1 / (1 - exp(-eta)) - 1 / eta."""
+        eta, small = self._away_from_zero()
+        near_zero = 0.5 + self.logits / 12 - self.logits**3 / 720
+        return torch.where(small, near_zero, 1 / -torch.expm1(-eta) - 1 / eta)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        eta, small = self._away_from_zero()
+        square = torch.where(small, self.logits, 0).square()
+        near_zero = square / 24 - square**2 / 2880 + square**3 / 181440
+        size = eta.abs()
+        log_sinhc = size / 2 + torch.log1p(-torch.exp(-size)) - size.log()  # log(sinh(eta / 2) / (eta / 2))
+        return self.logits * (value - 0.5) - torch.where(small, near_zero, log_sinhc)
+
+    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+        u = torch.rand((*sample_shape, *self.logits.shape), device=self.logits.device)
+        size = self.logits.abs().clamp(min=1e-3)  # below it is uniform to float32's rounding
+        decaying = -torch.log1p(u * torch.expm1(-size)) / size  # the inverse of its distribution function
+        return torch.where(self.logits > 0, 1 - decaying, decaying)
+
+    def _away_from_zero(self) -> tuple[Tensor, Tensor]:
+        small = self.logits.abs() < 0.5
+        return torch.where(small, 1.0, self.logits), small
+
+
+def tilt(mean: Tensor) -> Tensor:
+    """The eta for which exp(eta x) on [0, 1] has the given mean, by bisection, for means from 0.001 to 0.999."""
+    low, high = torch.full_like(mean, -1000, dtype=torch.float64), torch.full_like(mean, 1000, dtype=torch.float64)
+    for _ in range(50):
+        middle = (low + high) / 2
+        above = ContinuousBernoulli(middle).mean > mean
+        low, high = torch.where(above, low, middle), torch.where(above, middle, high)
+    return ((low + high) / 2).float()
+
+
+class BestScale(Distribution):
+    """N(mean, s^2) with the one s^2 under which the values it is asked about are most likely: their mean square error.
+
+    The derivative of the likelihood by s vanishes there, so s is treated as a constant.
+
+    Args:
+        mean: [N, *event].
+        observe: Told the mean square error; returns the one to use.
+    """
+
+    def __init__(self, mean: Tensor, observe: Callable[[Tensor], Tensor]) -> None:
+        self.location, self.observe = mean.float(), observe
+        super().__init__(mean.shape[:1], mean.shape[1:], validate_args=False)
+
+    @property
+    def mean(self) -> Tensor:
+        """[N, *event]."""
+        return self.location
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        square_error = (value - self.location).square().mean()
+        return normal(self.location, self.observe(square_error).sqrt().expand_as(self.location)).log_prob(value)
+
+
+class Levels(Distribution):
+    """A density on [0, 1)^d that is constant on each of 256 levels per value: batch [N], event [C, H, W]."""
+
+    def __init__(self, n: int, image: tuple[int, ...]) -> None:
+        super().__init__(torch.Size((n,)), torch.Size(image), validate_args=False)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        level = (value * LEVELS).floor().clamp(0, LEVELS - 1)
+        return self.log_mass(level).flatten(1).sum(1) + math.prod(self.event_shape) * math.log(LEVELS)
+
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+        if sample_shape:
+            raise NotImplementedError("One draw per row: repeat the parameters for more.")
+        level = self.sample_level()
+        return (level + torch.rand_like(level)) / LEVELS
+
+    @abstractmethod
+    def log_mass(self, level: Tensor) -> Tensor:
+        """level [N, C, H, W] of 0..255 -> log P of each factor, [N, ...], whose sum over all but N is the image's."""
+
+    @abstractmethod
+    def sample_level(self) -> Tensor:
+        """One draw of every row, [N, C, H, W]."""
+
+
+class CategoricalLevels(Levels):
+    """Any distribution over the levels, for each value.
+
+    Args:
+        logits: [N, 256, C, H, W].
+    """
+
+    def __init__(self, logits: Tensor) -> None:
+        self.log_p = logits.float().log_softmax(1)
+        super().__init__(len(logits), logits.shape[2:])
+
+    @property
+    def mean(self) -> Tensor:
+        """[N, C, H, W], of the levels' centres."""
+        centres = (torch.arange(LEVELS, device=self.log_p.device) + 0.5) / LEVELS
+        return torch.einsum("nlchw,l->nchw", self.log_p.exp(), centres)
+
+    def log_mass(self, level: Tensor) -> Tensor:
+        return self.log_p.gather(1, level.long()[:, None])
+
+    def sample_level(self) -> Tensor:
+        return Categorical(logits=self.log_p.movedim(1, -1), validate_args=False).sample().float()
+
+
+class LogisticLevels(Levels):
+    r"""A mixture of M logistics per pixel, integrated over each level; the outer two levels hold the tails.
+
+    With values \(y = 2x - 1\) in [-1, 1], component m of channel c has the location
+    \(\mu_{mc} + \sum_{j<c} a_{mcj} y_j\): channels follow one another, within a component.
+    Salimans et al. 2017 (PixelCNN++), https://arxiv.org/abs/1701.05517
+
+    Args:
+        logits: Of the components, [N, M, H, W].
+        location: mu, [N, M, C, H, W].
+        log_scale: [N, M, C, H, W].
+        coefficients: a, the lower triangle row by row, [N, M, C(C-1)/2, H, W]; none for independent channels.
+    """
+
+    def __init__(self, logits: Tensor, location: Tensor, log_scale: Tensor, coefficients: Tensor | None = None) -> None:
+        self.log_weight, self.location = logits.float().log_softmax(1), location.float()
+        self.log_scale, self.coefficients = log_scale.float(), coefficients
+        super().__init__(len(logits), location.shape[2:])
+
+    @property
+    def mean(self) -> Tensor:
+        """[N, C, H, W], to half a level: of the logistics cut to [-1, 1], each channel given the means before it."""
+        y: list[Tensor] = []
+        for c in range(self.location.shape[2]):
+            location, scale = self._location(c, y), self.log_scale[:, :, c].exp()
+            y.append(1 - scale * (softplus((1 - location) / scale) - softplus((-1 - location) / scale)))
+        return ((torch.stack(y, 2) * self.log_weight.exp()[:, :, None]).sum(1) + 1) / 2
+
+    def log_mass(self, level: Tensor) -> Tensor:
+        y = list(_centre(level)[:, None].unbind(2))  # C of [N, 1, H, W]
+        total = self.log_weight
+        for c in range(len(y)):
+            total = total + _log_mass(level[:, None, c], self._location(c, y[:c]), self.log_scale[:, :, c])
+        return total.logsumexp(1)  # [N, H, W]
+
+    def sample_level(self) -> Tensor:
+        weights = Categorical(logits=self.log_weight.movedim(1, -1), validate_args=False)
+        component = weights.sample()[:, None]  # [N, 1, H, W]
+        levels: list[Tensor] = []
+        for c in range(self.location.shape[2]):
+            location = self._location(c, [_centre(level) for level in levels]).gather(1, component)
+            scale = self.log_scale[:, :, c].gather(1, component).exp()
+            y = location + scale * torch.logit(torch.rand_like(location), eps=1e-6)
+            levels.append(((y + 1) / 2 * LEVELS).floor().clamp(0, LEVELS - 1))
+        return torch.cat(levels, 1)
+
+    def _location(self, c: int, before: list[Tensor]) -> Tensor:
+        """Locations of channel c, [N, M, H, W], given the channels before it."""
+        location, start = self.location[:, :, c], c * (c - 1) // 2
+        if self.coefficients is not None:
+            for j, y in enumerate(before):
+                location = location + self.coefficients[:, :, start + j] * y
+        return location
+
+
+def _centre(level: Tensor) -> Tensor:
+    """Of a level of 0..255 on [-1, 1]."""
+    return (2 * level + 1) / LEVELS - 1
+
+
+def _log_mass(level: Tensor, location: Tensor, log_scale: Tensor) -> Tensor:
+    r"""\(\log(\sigma(b) - \sigma(a)) = \log\sigma(b) + \log\sigma(-a) + \log(1 - e^{a - b})\), which never cancels."""
+    inverse = torch.exp(-log_scale)
+    middle = (_centre(level) - location) * inverse
+    below, above = logsigmoid(middle + inverse / LEVELS), logsigmoid(inverse / LEVELS - middle)
+    inside = below + above + torch.log(-torch.expm1(-2 / LEVELS * inverse))
+    return torch.where(level == 0, below, torch.where(level == LEVELS - 1, above, inside))

@@ -37,6 +37,8 @@ from variata.training import Training
 
 log = logging.getLogger("variata")
 
+REMEDY = {"binary": "bernoulli", "8-bit": "gaussian or likelihood=discretized_logistic", "real": "gaussian"}
+
 
 def train(composed: DictConfig) -> None:
     """Train, test and report.
@@ -212,7 +214,7 @@ def assemble(config: Config, data: ImageDataModule) -> tuple[Training, VAE]:
         raise ConfigError(
             f"The likelihood {type(vae.likelihood).__name__} is no density of {data.kind} data, "
             f"which {data.protocol} is; it accepts {', '.join(sorted(vae.likelihood.accepts))} data. "
-            f"Use likelihood={'bernoulli' if data.kind == 'binary' else 'gaussian'}, or another data.binarize."
+            f"Use likelihood={REMEDY[data.kind]}, or another data.binarize."
         )
     trainer = config["trainer"]
     training = Training(
