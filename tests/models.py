@@ -9,8 +9,8 @@ from torch.distributions import Independent, MultivariateNormal, Normal
 from variata.blocks import Concat
 from variata.build import flat
 from variata.core import VAE, Rung
-from variata.decoders import ConvDecoder, MLPDecoder
-from variata.encoders import ConvEncoder, MLPEncoder
+from variata.decoders import ConvDecoder, MLPDecoder, ResNetDecoder
+from variata.encoders import ConvEncoder, MLPEncoder, ResNetEncoder
 from variata.likelihoods import Bernoulli
 from variata.posteriors import Gaussian
 from variata.priors import StandardNormal
@@ -32,6 +32,12 @@ def conv(shape, latent=4, channels=(4, 6), blocks=(1, 1)) -> VAE:
         StandardNormal,
         Bernoulli,
     )
+
+
+def resnet(shape, latent=4, channels=(4, 6), blocks=(1, 1)) -> VAE:
+    options = {"channels": channels, "blocks": blocks}
+    encoder, decoder = partial(ResNetEncoder, **options), partial(ResNetDecoder, **options)
+    return flat(shape, latent, encoder, decoder, Gaussian, StandardNormal, Bernoulli)
 
 
 class Returns(nn.Module):

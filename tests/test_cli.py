@@ -454,7 +454,7 @@ def test_typing_errors_do_not_wait_for_torch(train):
 
 def test_help_and_configuration_are_shown(train):
     answer = train("--help")
-    assert answer.code == 0 and "conv_vae, mlp_vae" in answer.out and "resume=" in answer.out
+    assert answer.code == 0 and "conv_vae, mlp_vae, resnet_vae" in answer.out and "resume=" in answer.out
     answer = train("--cfg", "job", "--resolve")
     assert answer.code == 0 and "variata.build.flat" in answer.out and "${" not in answer.out
 

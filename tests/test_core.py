@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.distributions import Independent, Normal
 
-from models import LinearGaussian, conv, small
+from models import LinearGaussian, conv, resnet, small
 from variata.blocks import Residual
 from variata.core import VAE, Latent, Rung
 from variata.likelihoods import Bernoulli
@@ -43,8 +43,9 @@ def test_rows_are_sample_times_batch_plus_image():
     assert torch.equal(trace.kl[0, 0], trace.kl[0, 3])  # q is the same for every sample of an image
 
 
-def test_a_batch_is_its_images():
-    vae = conv((1, 8, 8))
+@pytest.mark.parametrize("model", [conv, resnet])
+def test_a_batch_is_its_images(model):
+    vae = model((1, 8, 8))
     x = torch.rand(6, 1, 8, 8).round()
     whole = vae(x).kl
     single = torch.cat([vae(x[i : i + 1]).kl for i in range(6)], 2)
@@ -79,9 +80,10 @@ def test_kl_is_exact_where_known_and_the_estimate_elsewhere():
     assert estimate.kl_per_dim is None
 
 
+@pytest.mark.parametrize("model", [conv, resnet])
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 64, 64), (2, 13, 10)], ids=str)
-def test_conv_models_fit_any_size_and_channel_count(shape):
-    vae = conv(shape)
+def test_conv_models_fit_any_size_and_channel_count(shape, model):
+    vae = model(shape)
     trace = vae(torch.rand(2, *shape).round())
     assert trace.px.event_shape == shape and trace.px.batch_shape == (2,)
 

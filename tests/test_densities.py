@@ -7,9 +7,11 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from scipy import stats
 from torch.distributions import Independent, Normal, kl_divergence
 
+from conftest import ROOT
 from variata import distributions
 from variata.core import draw
 from variata.distributions import bernoulli, continuous_bernoulli, mixture, normal
@@ -26,6 +28,7 @@ from variata.likelihoods import (
 )
 from variata.posteriors import Gaussian as GaussianPosterior
 from variata.priors import Mixture, StandardNormal
+from variata.targets import build, check
 
 
 def grid(low=-9.0, high=9.0, steps=361):
@@ -251,6 +254,15 @@ def test_the_optimal_scale_is_remembered_for_evaluation():
         p(torch.zeros(2, 1, 1, 2)).log_prob(torch.full((2, 1, 1, 2), error))
     variance = (0.5 * (0.5 * (1 + 9)) + 0.5 * 25) * torch.ones(1, 1, 1, 2)  # mean of the first two, then halves
     assert torch.allclose(p.eval()(torch.zeros(1, 1, 1, 2)).variance, variance)
+
+
+@pytest.mark.parametrize("option", sorted(path.stem for path in (ROOT / "conf" / "likelihood").glob("*.yaml")))
+def test_every_option_file_builds(option):
+    node = OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "likelihood" / f"{option}.yaml"))
+    check(node, "likelihood")
+    p = build(node, "likelihood")(shape=(3, 2, 2))
+    x = torch.rand(5, 3, 2, 2)
+    assert p(torch.zeros(5, *p.parameter_shape)).log_prob(x).shape == (5,)
 
 
 def test_fixed_scale_is_not_trained_and_learned_scale_is():

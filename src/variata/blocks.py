@@ -34,6 +34,29 @@ class Residual(nn.Module):
         return x + self.outer(F.silu(self.inner(F.silu(x))))
 
 
+class PreActivation(nn.Module):
+    """A residual block with normalisation: x + conv(silu(norm(conv(silu(norm(x)))))), the identity at the start.
+
+    He et al. 2016, https://arxiv.org/abs/1603.05027, with GroupNorm, which does not tie an image to its batch
+    (Wu & He 2018, https://arxiv.org/abs/1803.08494).
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(*normed(channels), nn.Conv2d(channels, channels, 3, padding=1))
+        self.outer = nn.Sequential(*normed(channels), nn.Conv2d(channels, channels, 3, padding=1))
+        for parameter in self.outer[-1].parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, x: Tensor) -> Tensor:  # [N, C, H, W] -> [N, C, H, W]
+        return x + self.outer(self.inner(x))
+
+
+def normed(channels: int) -> list[nn.Module]:
+    """Normalisation over up to eight groups of channels, and SiLU."""
+    return [nn.GroupNorm(math.gcd(8, channels), channels), nn.SiLU()]
+
+
 class Concat(nn.Module):
     """Merges a draw into the state by concatenation; with an empty state, z is the state."""
 

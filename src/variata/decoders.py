@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from variata.blocks import Residual, halved, layers, require_stages
+from variata.blocks import PreActivation, Residual, halved, layers, normed, require_stages
 from variata.core import Size
 
 
@@ -54,8 +54,7 @@ class MLPDecoder(Decoder):
 class ConvDecoder(Decoder):
     """The mirror of `ConvEncoder`: a hidden layer, then residual blocks and upsampling by two per stage.
 
-    The last doubling is a convolution to four values per pixel, rearranged (Shi et al. 2016, arXiv:1609.05158), so that
-    nothing is computed with many channels at full size. Images of odd size are cut from the next even one.
+    Images of odd size are cut from the next even one.
 
     Args:
         channels: Of each stage in the encoder's order, from the image inwards.
@@ -78,15 +77,50 @@ class ConvDecoder(Decoder):
         stages += [Expand(hidden, (channels[-1], *sizes[-1]))]
         for i in reversed(range(len(channels))):
             stages += [Residual(channels[i]) for _ in range(blocks[i])] + [nn.SiLU()]
-            if i:
-                up: nn.Module = nn.ConvTranspose2d(channels[i], channels[i - 1], 4, stride=2, padding=1)
-            else:
-                up = nn.Sequential(nn.Conv2d(channels[0], 4 * shape[0], 3, padding=1, bias=False), nn.PixelShuffle(2))
-            stages += [up, Cut(sizes[i])]
+            stages += [doubled(channels, i, shape[0]), Cut(sizes[i])]
         self.net = nn.Sequential(*stages).to(memory_format=torch.channels_last)
 
     def body(self, state: Tensor) -> Tensor:
         return self.net(state)
+
+
+class ResNetDecoder(Decoder):
+    """The mirror of `ResNetEncoder`: a linear map, then residual blocks and upsampling by two per stage.
+
+    Args:
+        channels: Of each stage in the encoder's order, from the image inwards.
+        blocks: Residual blocks of each stage.
+    """
+
+    def __init__(
+        self,
+        state: Size,
+        shape: Size,
+        channels: Sequence[int] = (16, 32, 64, 128),
+        blocks: Sequence[int] = (1, 2, 2, 1),
+    ) -> None:
+        super().__init__(state, shape)
+        require_stages(channels, blocks)
+        sizes = halved(shape[1:], len(channels))
+        stages: list[nn.Module] = [nn.Flatten(), Expand(math.prod(state), (channels[-1], *sizes[-1]))]
+        for i in reversed(range(len(channels))):
+            stages += [PreActivation(channels[i]) for _ in range(blocks[i])]
+            stages += [*([] if i else normed(channels[0])), doubled(channels, i, shape[0]), Cut(sizes[i])]
+        self.net = nn.Sequential(*stages).to(memory_format=torch.channels_last)
+
+    def body(self, state: Tensor) -> Tensor:
+        return self.net(state)
+
+
+def doubled(channels: Sequence[int], stage: int, outputs: int) -> nn.Module:
+    """From a stage's map to twice its height and width, with the channels of the stage before it.
+
+    The first stage, which leads to the image, is a convolution to four values per pixel, rearranged: nothing is
+    computed with many channels at full size (Shi et al. 2016, https://arxiv.org/abs/1609.05158).
+    """
+    if stage:
+        return nn.ConvTranspose2d(channels[stage], channels[stage - 1], 4, stride=2, padding=1)
+    return nn.Sequential(nn.Conv2d(channels[0], 4 * outputs, 3, padding=1, bias=False), nn.PixelShuffle(2))
 
 
 class Expand(nn.Module):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from variata.blocks import Residual, halved, layers, require_stages
+from variata.blocks import PreActivation, Residual, halved, layers, normed, require_stages
 from variata.core import Size
 
 
@@ -70,6 +70,32 @@ class ConvEncoder(Encoder):
         top = [nn.Flatten(), *layers([channels[-1] * pixels, hidden])]
         self.net = nn.Sequential(*stages, *top).to(memory_format=torch.channels_last)
         self.features = [(hidden,)]
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return [self.net(x.contiguous(memory_format=torch.channels_last))]
+
+
+class ResNetEncoder(Encoder):
+    """Stages of pre-activation residual blocks, each entered by a strided convolution that halves the image.
+
+    He et al. 2016, https://arxiv.org/abs/1603.05027. The features are the last stage's whole map, normalised.
+
+    Args:
+        channels: Of each stage, from the image inwards.
+        blocks: Residual blocks of each stage.
+    """
+
+    def __init__(
+        self, shape: Size, channels: Sequence[int] = (16, 32, 64, 128), blocks: Sequence[int] = (1, 2, 2, 1)
+    ) -> None:
+        super().__init__()
+        require_stages(channels, blocks)
+        stages: list[nn.Module] = []
+        for c_in, c_out, n in zip([shape[0], *channels[:-1]], channels, blocks, strict=True):
+            stages += [nn.Conv2d(c_in, c_out, 3, stride=2, padding=1), *[PreActivation(c_out) for _ in range(n)]]
+        stages += [*normed(channels[-1]), nn.Flatten()]
+        self.net = nn.Sequential(*stages).to(memory_format=torch.channels_last)
+        self.features = [(channels[-1] * math.prod(halved(shape[1:], len(channels))[-1]),)]
 
     def forward(self, x: Tensor) -> list[Tensor]:
         return [self.net(x.contiguous(memory_format=torch.channels_last))]
