@@ -3,8 +3,7 @@
 import math
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,15 @@ from lightning.pytorch.loggers import WandbLogger
 from torch import Tensor
 
 from variata.core import VAE
+from variata.data.module import ImageDataModule
 from variata.errors import Interrupted
+from variata.metrics.attributes import column, mean_difference, training_codes
+from variata.pictures import edits, grid, interpolation, noise, pairs, save, traversal
 from variata.training import Training
+
+ROWS = 8  # of a picture of interpolations or edits
+STRENGTHS = [-2.0, -1.0, 0.0, 1.0, 2.0, 3.0]  # of an attribute's vector
+CODES = 2000  # training images an attribute's vector is computed from during training
 
 Params = list[Tensor]
 
@@ -154,18 +160,19 @@ class EMA(WeightAveraging):
 
 
 class Pictures(Callback):
-    """Reconstructions, samples and a latent traversal, as PNG files and in W&B.
+    """Reconstructions, samples, interpolations, a traversal and edits of attributes, as PNG files and in W&B.
 
     Args:
         every: Validations between two sets of pictures; the last is always drawn.
         images: Pictures in the grids of reconstructions and samples.
         dimensions: Latent dimensions traversed, those of highest KL.
+        attributes: Names of those applied to validation images, of data that has any.
     """
 
-    def __init__(self, every: int = 10, images: int = 64, dimensions: int = 8) -> None:
+    def __init__(self, every: int = 10, images: int = 64, dimensions: int = 8, attributes: Sequence[str] = ()) -> None:
         if min(every, images, dimensions) < 1:
             raise ValueError(f"callbacks.pictures takes numbers from 1, got {every=}, {images=}, {dimensions=}.")
-        self.every, self.images, self.dimensions = every, images, dimensions
+        self.every, self.images, self.dimensions, self.attributes = every, images, dimensions, attributes
         self.validations = 0
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: Training) -> None:
@@ -175,68 +182,29 @@ class Pictures(Callback):
 
     def draw(self, trainer: pl.Trainer, training: Training) -> None:
         """Draw all pictures now; real-valued data has none."""
-        data = training.data
-        if not trainer.is_global_zero or data.kind == "real":
+        if not trainer.is_global_zero or training.data.kind == "real":
             return
-        x = data.images["val"][: self.images].to(training.device).float()
         with torch.no_grad(), noise(seed=0):
-            pictures = {
-                "reconstructions": grid(pairs(x, training.vae.reconstruct(x).mean), columns=16),
-                "samples": grid(training.vae.sample(self.images).mean, columns=8),
-                "traversal": grid(traversal(training.vae, x, self.dimensions), columns=STEPS),
-            }
-        folder = Path(trainer.default_root_dir) / "images"
-        folder.mkdir(exist_ok=True)
+            pictures = self._pictures(training.vae, training.data)
         for name, picture in pictures.items():
-            self._save(picture, folder / f"{name}.png")
+            save(picture, Path(trainer.default_root_dir) / "images" / f"{name}.png")
             for logger in trainer.loggers:
                 if isinstance(logger, WandbLogger):
                     logger.log_image(f"images/{name}", [picture.numpy()], step=training.step)
 
-    def _save(self, picture: Tensor, path: Path) -> None:
-        from PIL import Image
-
-        array = picture.numpy()
-        temporary = path.with_suffix(".tmp")
-        Image.fromarray(array.squeeze(2) if array.shape[2] == 1 else array).save(temporary, format="PNG")
-        temporary.replace(path)
-
-
-STEPS = 11  # of a traversal, from -3 to 3 standard deviations of the prior
-
-
-def pairs(x: Tensor, reconstructed: Tensor) -> Tensor:
-    """[N, C, H, W] twice -> [2N, C, H, W]: each image followed by its reconstruction."""
-    return torch.stack([x, reconstructed], 1).flatten(0, 1)
-
-
-def traversal(vae: VAE, x: Tensor, dimensions: int) -> Tensor:
-    """The first image's top code moved along the dimensions of highest KL over x, [dimensions * STEPS, C, H, W]."""
-    top = vae.encode(x)[0]
-    if (kl := top.kl_per_dim) is None:
-        kl = (top.z - top.z.mean(0)).square()
-    code = top.z[:1].flatten(1)  # [1, D]
-    order = kl.mean(0).flatten().argsort(descending=True)[:dimensions]
-    z = code.repeat(len(order), STEPS, 1)  # [dimensions, STEPS, D]
-    for row, dimension in enumerate(order):
-        z[row, :, dimension] = torch.linspace(-3, 3, STEPS, device=z.device)
-    return vae.decode(z.view(-1, *top.z.shape[1:])).mean
-
-
-def grid(images: Tensor, columns: int) -> Tensor:
-    """Images [N, C, H, W] with values in [0, 1] as one uint8 picture [H', W', C], a light line between them."""
-    images = images.float().clamp(0, 1).mul(255).round().byte().cpu()  # W&B shows float images black
-    images = torch.nn.functional.pad(images, (1, 1, 1, 1), value=96)
-    missing = -len(images) % columns
-    images = torch.cat([images, images.new_full((missing, *images.shape[1:]), 96)])
-    rows = images.unflatten(0, (-1, columns))  # [R, columns, C, H, W]
-    return rows.permute(0, 3, 1, 4, 2).flatten(0, 1).flatten(1, 2)  # [R*H, columns*W, C]
-
-
-@contextmanager
-def noise(seed: int) -> Iterator[None]:
-    """Draw with a seed of its own; the generators are afterwards where they were."""
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices):
-        torch.manual_seed(seed)
-        yield
+    def _pictures(self, vae: VAE, data: ImageDataModule) -> dict[str, Tensor]:
+        x = data.prepare(data.images["val"][: self.images].to(vae.root.device), "val")
+        start, end = x[: 2 * ROWS].chunk(2)
+        moving = {
+            "traversal": traversal(vae, x, self.dimensions),
+            "interpolation": interpolation(vae, start, end[: len(start)]),
+        }
+        for name in self.attributes:
+            codes, values = training_codes(vae, data, CODES)
+            vector = mean_difference(codes, values[:, column(data, name)])
+            moving[f"attribute_{name}"] = edits(vae, start, vector, STRENGTHS)
+        return {
+            "reconstructions": grid(pairs(x, vae.reconstruct(x).mean), columns=16),
+            "samples": grid(vae.sample(self.images).mean, columns=8),
+            **{name: grid(images.flatten(0, 1), images.shape[1]) for name, images in moving.items()},
+        }

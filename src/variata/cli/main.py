@@ -5,9 +5,14 @@ import sys
 HELP = """usage: variata COMMAND ...
 
 commands:
-  train      train and test a model; the same as python train.py (variata train --help lists the options)
-  schedules  draw beta and the learning rate over training: variata schedules beta=cyclical
-  bench      compare the training loop with hand-written ones, and measure start-up and memory
+  train        train and test a model; the same as python train.py (variata train --help lists the options)
+  reconstruct  images and their reconstructions: variata reconstruct RUN
+  sample       new images: variata sample RUN --temperature 0.8
+  interpolate  from one image to another, PNG and GIF
+  traverse     one image moved along single latent dimensions, PNG and GIF
+  attributes   directions such as Smiling, applied and judged: variata attributes RUN --attribute Smiling
+  schedules    draw beta and the learning rate over training: variata schedules beta=cyclical
+  bench        compare the training loop with hand-written ones, and measure start-up and memory
 """
 
 
@@ -16,6 +21,10 @@ def main() -> int:
     command, sys.argv[1:] = (sys.argv[1] if len(sys.argv) > 1 else "--help"), sys.argv[2:]
     if command == "train":
         from variata.cli.launch import main as run
+    elif command in ("reconstruct", "sample", "interpolate", "traverse", "attributes"):
+        from variata.cli.toolbox import main as toolbox
+
+        return toolbox(command)
     elif command == "schedules":
         from variata.cli.schedules import main as run
     elif command == "bench":

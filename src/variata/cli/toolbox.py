@@ -1,0 +1,183 @@
+"""What a trained model can do, as pictures: reconstruct, sample, interpolate, traverse, attributes."""
+
+import json
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from variata import pictures, runs
+from variata.callbacks import STRENGTHS
+from variata.cli.launch import guarded
+from variata.core import VAE
+from variata.data.module import ImageDataModule
+from variata.errors import ConfigError
+from variata.metrics import attributes
+from variata.pictures import grid, save, save_moving
+from variata.samplers import fit_mixture, prior
+
+JUDGED = 1000  # held-out images the effect of an edit is measured on
+
+
+def main(command: str) -> int:
+    """`variata <command> RUN`; returns the exit code."""
+    arguments = parser(command).parse_args()
+    return guarded(lambda: execute(command, arguments))
+
+
+def execute(command: str, arguments: Namespace) -> None:
+    """Load the run, draw, and say where the pictures are."""
+    if min(arguments.images, getattr(arguments, "steps", 2) - 1, getattr(arguments, "dimensions", 1)) < 1:
+        raise ConfigError("--images and --dimensions are at least 1, --steps at least 2.")
+    vae = runs.load(arguments.run).to(arguments.device)
+    with torch.no_grad(), pictures.noise(arguments.seed):
+        paths = COMMANDS[command](vae, arguments)
+    for path in paths:
+        Console().print(str(path), soft_wrap=True, highlight=False)
+
+
+def reconstruct(vae: VAE, arguments: Namespace) -> list[Path]:
+    """Images of a split, each followed by its reconstruction."""
+    x = images(opened(arguments), arguments, arguments.images)
+    shown = vae.reconstruct(x).mean
+    both = shown if arguments.alone else pictures.pairs(x, shown)
+    return [save(grid(both, columns=16), folder(arguments) / "reconstruct.png")]
+
+
+def sample(vae: VAE, arguments: Namespace) -> list[Path]:
+    """Means of p(x | z) for z of the prior, or of a mixture of Gaussians fitted to the training images' codes."""
+    draw = prior(vae) if arguments.sampler == "prior" else fit_mixture(vae, opened(arguments), arguments.seed)
+    z = draw(arguments.images, arguments.temperature)
+    return [save(grid(vae.decode(z).mean, columns=8), folder(arguments) / "sample.png")]
+
+
+def interpolate(vae: VAE, arguments: Namespace) -> list[Path]:
+    """From one image to another, a row for each pair."""
+    start, end = images(opened(arguments), arguments, 2 * arguments.images).chunk(2)
+    return save_moving(pictures.interpolation(vae, start, end, arguments.steps), folder(arguments) / "interpolate")
+
+
+def traverse(vae: VAE, arguments: Namespace) -> list[Path]:
+    """One image's code moved along the dimensions of highest KL, a row for each."""
+    x = images(opened(arguments), arguments, 200)
+    x = torch.cat([x[arguments.index :], x[: arguments.index]])
+    moved = pictures.traversal(vae, x, arguments.dimensions, arguments.steps)
+    return save_moving(moved, folder(arguments) / "traverse")
+
+
+def edit(vae: VAE, arguments: Namespace) -> list[Path]:
+    """Attributes' directions, applied to held-out images and judged by linear probes."""
+    data, paths = opened(arguments), []
+    columns = {name: attributes.column(data, name) for name in arguments.attribute}
+    codes, values = attributes.training_codes(vae, data, arguments.limit)
+    probes = attributes.fit_probes(codes, values)
+    judged = images(data, arguments, JUDGED)
+    held_out = data.read_attributes().values[arguments.split][:JUDGED]
+    areas = attributes.areas(probes, pictures.code(vae, judged), held_out)
+    names, path = data.read_attributes().names, runs_file(arguments)
+    results = json.loads(path.read_text()) if path.is_file() else {}
+    for name, a in columns.items():
+        vector = attributes.mean_difference(codes, values[:, a])
+        directions = {"mean": vector, "probe": attributes.probe_direction(probes.weight[a], vector)}
+        results[name] = {"auc": areas[a], "images": len(codes), "with": int(values[:, a].sum())}
+        for kind, direction in directions.items():
+            moved = attributes.effect(vae, probes, judged, direction, arguments.strengths)
+            results[name][kind] = summary(names, a, direction, arguments.strengths, moved)
+            shown = pictures.edits(vae, judged[: arguments.images], direction, arguments.strengths)
+            paths += save_moving(shown, folder(arguments) / f"attribute_{name}_{kind}")
+        report(name, results[name])
+    runs.write(path, json.dumps(results, indent=2) + "\n")
+    return [*paths, path]
+
+
+def summary(names: tuple[str, ...], a: int, direction: Tensor, strengths: list[float], moved: Tensor) -> dict:
+    """What attributes.json holds of one direction: the vector, and how far the probes of all attributes moved."""
+    others = torch.cat([moved[:, :a], moved[:, a + 1 :]], 1).abs()
+    return {
+        "vector": direction.flatten().tolist(),
+        "strengths": strengths,
+        "moved": moved[:, a].tolist(),
+        "others": others.mean(1).tolist(),
+        "each": {name: moved[:, i].tolist() for i, name in enumerate(names) if i != a},
+    }
+
+
+def report(name: str, results: dict) -> None:
+    """A table of how far an attribute's probe moved, and what moved with it."""
+    having = f"{results['with']:,} of {results['images']:,} training images"
+    table = Table(
+        title=f"{name}: {having}, AUC of its probe {results['auc']:.3f}",
+        caption="change of the probes' logits on held-out images, decoded and encoded again, in standard deviations",
+        title_justify="left",
+    )
+    for heading in ("direction", "strength", name, "others, mean size", "most moved others"):
+        table.add_column(heading)
+    for kind in ("mean", "probe"):
+        found = results[kind]
+        for t, strength in enumerate(found["strengths"]):
+            most = sorted(found["each"], key=lambda other: -abs(found["each"][other][t]))[:3]
+            listed = ", ".join(f"{other} {found['each'][other][t]:+.2f}" for other in most)
+            table.add_row(kind, f"{strength:+g}", f"{found['moved'][t]:+.2f}", f"{found['others'][t]:.2f}", listed)
+    Console().print(table)
+
+
+def opened(arguments: Namespace) -> ImageDataModule:
+    """The data of the run."""
+    return runs.open_data(arguments.run, arguments.data_root)
+
+
+def images(data: ImageDataModule, arguments: Namespace, n: int) -> Tensor:
+    """The first n images of the split asked for, as the model sees them, [n, C, H, W]."""
+    return data.prepare(data.images[arguments.split][:n], arguments.split).to(arguments.device)
+
+
+def folder(arguments: Namespace) -> Path:
+    """Where the pictures go."""
+    return arguments.out or arguments.run / "images"
+
+
+def runs_file(arguments: Namespace) -> Path:
+    """Where the figures and vectors of attributes go."""
+    return (arguments.out or arguments.run) / "attributes.json"
+
+
+COMMANDS: dict[str, Callable[[VAE, Namespace], list[Path]]] = {
+    "reconstruct": reconstruct,
+    "sample": sample,
+    "interpolate": interpolate,
+    "traverse": traverse,
+    "attributes": edit,
+}
+
+
+def parser(command: str) -> ArgumentParser:
+    """The arguments of a command."""
+    result = ArgumentParser(f"variata {command}", description=COMMANDS[command].__doc__)
+    add = result.add_argument
+    add("run", type=Path, metavar="RUN", help="run directory, outputs/<data>-<model>/<run>")
+    add("--images", type=int, default=64 if command in ("sample", "reconstruct") else 8, help="images or rows shown")
+    add("--seed", type=int, default=0)
+    add("--device", default="cpu", help="cpu or cuda")
+    add("--out", type=Path, help="folder of the pictures; RUN/images if not given")
+    add("--data-root", help="where the data is now, if it moved")
+    if command != "sample":
+        add("--split", choices=("val", "test"), default="test", help="of the images shown")
+    if command == "reconstruct":
+        add("--alone", action="store_true", help="leave the originals out")
+    if command == "sample":
+        add("--temperature", type=float, default=1.0, help="of the prior's spread; less than 1 is closer to the mean")
+        add("--sampler", choices=("prior", "gmm"), default="prior")
+    if command in ("interpolate", "traverse"):
+        add("--steps", type=int, default=pictures.STEPS)
+    if command == "traverse":
+        add("--dimensions", type=int, default=8)
+        add("--index", type=int, default=0, help="number of the image whose code is moved")
+    if command == "attributes":
+        add("--attribute", action="append", required=True, metavar="NAME", help="such as Smiling; may be repeated")
+        add("--strengths", type=float, nargs="+", default=STRENGTHS, help="of the edits")
+        add("--limit", type=int, default=20_000, help="training images the directions are computed from")
+    return result
