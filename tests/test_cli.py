@@ -19,7 +19,8 @@ from PIL import Image
 import variata
 from conftest import ROOT, environment, train_command
 from variata.core import VAE
-from variata.runs import read_config
+from variata.errors import DataError
+from variata.runs import open_data, read_config, write_config
 from wandb_file import records
 
 QUICK = ["data=digits", "model=mlp_vae", "trainer.max_epochs=3", "evaluate.samples=20", "trainer.accelerator=cpu"]
@@ -120,6 +121,23 @@ def test_loaded_model_has_the_reported_elbo(finished):
         for _ in range(50):
             metric.update(vae(data.images["test"].float()))
     assert metric.compute()["elbo"].item() == pytest.approx(results(run)["test/elbo"], abs=1.0)
+
+
+def test_open_data_gives_the_judged_images_back(finished):
+    run, _ = finished
+    from variata.data.digits import digits
+
+    data = digits()
+    data.setup()
+    opened = open_data(run, root="unused by data without files")
+    assert torch.equal(opened.images["test"], data.images["test"]) and opened.protocol == data.protocol
+
+
+def test_open_data_looks_where_it_is_told(tmp_path):
+    node = {"_target_": "variata.data.mnist.binary_mnist", "root": "gone", "download": False}
+    write_config(tmp_path, {"data": node, "model": {}}, [])
+    with pytest.raises(DataError, match=str(tmp_path / "moved")):
+        open_data(tmp_path, root=str(tmp_path / "moved"))
 
 
 def test_pictures_show_digits_not_blackness(finished):

@@ -11,6 +11,7 @@ from yaml import YAMLError
 
 from variata import __version__, checkpoints
 from variata.core import VAE
+from variata.data.module import ImageDataModule
 from variata.errors import RunError
 from variata.targets import build, check
 
@@ -34,6 +35,25 @@ def load(run: str | Path) -> VAE:
     return vae.eval()
 
 
+def open_data(run: Path, root: str | None = None) -> ImageDataModule:
+    """The data a run was trained on, read, its validation and test images drawn as they were then; on the CPU.
+
+    Args:
+        run: The run directory.
+        root: Takes the place of `data.root`, where the files have moved; data without files has none.
+
+    Raises:
+        UserError: The directory holds no run, or the data is missing.
+    """
+    node = read_config(run)["data"]
+    if root is not None and "root" in node:
+        node = {**node, "root": root}
+    check(node, "data")
+    data: ImageDataModule = build(node, "data")
+    data.setup()
+    return data
+
+
 def read_config(run: Path) -> Config:
     """The resolved configuration of a run.
 
@@ -47,7 +67,7 @@ def read_config(run: Path) -> Config:
         config = OmegaConf.load(path)
     except (YAMLError, OSError) as error:
         raise RunError(f"{path} cannot be read: {error}.") from error
-    if not isinstance(config, DictConfig) or "model" not in config:
+    if not isinstance(config, DictConfig) or not {"data", "model"} <= set(config):
         raise RunError(f"{path} is not the configuration of a run.")
     return plain(config)
 
