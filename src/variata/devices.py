@@ -1,12 +1,17 @@
-"""What devices that train together have to agree on."""
+"""What the devices of a run have to agree on."""
 
-from torch import Tensor, distributed
+import torch.distributed as dist
+from torch import Tensor
 
 
 def mean_over_devices(value: Tensor) -> Tensor:
-    """The mean of a value over all devices, without its gradient; the value itself on one device."""
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return value.detach()
-    total = value.detach().clone()
-    distributed.all_reduce(total)
-    return total / distributed.get_world_size()
+    """The mean of a value over all devices, without gradient; in a run on one device the value itself.
+
+    Every device has to call it, the same number of times.
+    """
+    value = value.detach()
+    if not (dist.is_available() and dist.is_initialized()):
+        return value
+    total = value.clone()
+    dist.all_reduce(total)
+    return total / dist.get_world_size()

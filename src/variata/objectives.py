@@ -7,9 +7,11 @@ over images and samples only, so no term depends on the batch size or the number
 import math
 from abc import ABC, abstractmethod
 
+import torch
 from torch import Tensor, nn
 
 from variata.core import Trace
+from variata.devices import mean_over_devices
 
 Terms = dict[str, Tensor]
 
@@ -52,9 +54,13 @@ class ELBO(Objective):
     def forward(self, trace: Trace, beta: Tensor | float) -> Terms:
         log_px, kl = trace.log_px, trace.kl.mean((1, 2))  # [K, B], [L]
         # without free bits the one-sample estimate of a KL may be negative, and must stay so
-        penalty = kl.clamp(min=self.free_bits) if self.free_bits else kl
+        penalty = self._clamped(kl) if self.free_bits else kl
         terms = bound(log_px, kl)
         return {"loss": terms["distortion"] + beta * penalty.sum(), **terms}
+
+    def _clamped(self, kl: Tensor) -> Tensor:
+        # E_x is over the whole batch: the mean over devices of what each returns is max(lambda, mean KL)
+        return torch.where(mean_over_devices(kl) >= self.free_bits, kl, self.free_bits)
 
 
 class IWAE(Objective):

@@ -82,9 +82,8 @@ def _write(path: Path, frames: list[Tensor]) -> Path:
     first, *rest = [Image.fromarray(array) for array in arrays]
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
-    first.save(
-        temporary, path.suffix[1:].upper(), **({"save_all": True, "append_images": rest} if rest else {}), **options
-    )
+    moving = {"save_all": True, "append_images": rest, "duration": FRAME, "loop": 0} if rest else {}
+    first.save(temporary, path.suffix[1:], **moving)
     temporary.replace(path)
     return path
 
