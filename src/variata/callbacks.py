@@ -16,7 +16,7 @@ from torch import Tensor
 from variata.core import VAE
 from variata.data.module import ImageDataModule
 from variata.errors import Interrupted
-from variata.metrics.attributes import column, mean_difference, training_codes
+from variata.metrics.attributes import column, labelled_codes, mean_difference
 from variata.pictures import edits, grid, interpolation, noise, pairs, save, traversal
 from variata.training import Training
 
@@ -200,7 +200,7 @@ class Pictures(Callback):
             "interpolation": interpolation(vae, start, end[: len(start)]),
         }
         for name in self.attributes:
-            codes, values = training_codes(vae, data, CODES)
+            codes, values = labelled_codes(vae, data, CODES)
             vector = mean_difference(codes, values[:, column(data, name)])
             moving[f"attribute_{name}"] = edits(vae, start, vector, STRENGTHS)
         return {

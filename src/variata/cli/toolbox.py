@@ -18,7 +18,7 @@ from variata.data.module import ImageDataModule
 from variata.errors import ConfigError
 from variata.metrics import attributes
 from variata.pictures import grid, save, save_moving
-from variata.samplers import fit_mixture, prior
+from variata.samplers import MixtureSampler, PriorSampler, Sampler, training_codes
 
 JUDGED = 1000  # held-out images the effect of an edit is measured on
 
@@ -50,9 +50,12 @@ def reconstruct(vae: VAE, arguments: Namespace) -> list[Path]:
 
 def sample(vae: VAE, arguments: Namespace) -> list[Path]:
     """Means of p(x | z) for z of the prior, or of a mixture of Gaussians fitted to the training images' codes."""
-    draw = prior(vae) if arguments.sampler == "prior" else fit_mixture(vae, opened(arguments), arguments.seed)
-    z = draw(arguments.images, arguments.temperature)
-    return [save(grid(vae.decode(z).mean, columns=8), folder(arguments) / "sample.png")]
+    if arguments.sampler == "prior":
+        sampler: Sampler = PriorSampler(vae, arguments.temperature)
+    else:
+        codes = training_codes(vae, opened(arguments))
+        sampler = MixtureSampler(codes, temperature=arguments.temperature, seed=arguments.seed)
+    return [save(grid(vae.decode(sampler(arguments.images)).mean, columns=8), folder(arguments) / "sample.png")]
 
 
 def interpolate(vae: VAE, arguments: Namespace) -> list[Path]:
@@ -73,7 +76,7 @@ def edit(vae: VAE, arguments: Namespace) -> list[Path]:
     """Attributes' directions, applied to held-out images and judged by linear probes."""
     data, paths = opened(arguments), []
     columns = {name: attributes.column(data, name) for name in arguments.attribute}
-    codes, values = attributes.training_codes(vae, data, arguments.limit)
+    codes, values = attributes.labelled_codes(vae, data, arguments.limit)
     probes = attributes.fit_probes(codes, values)
     judged = images(data, arguments, JUDGED)
     held_out = data.read_attributes().values[arguments.split][:JUDGED]

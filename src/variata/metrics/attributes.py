@@ -34,7 +34,7 @@ class Probes:
         return codes.flatten(1) @ self.weight.T + self.bias
 
 
-def training_codes(vae: VAE, data: ImageDataModule, limit: int) -> tuple[Tensor, Tensor]:
+def labelled_codes(vae: VAE, data: ImageDataModule, limit: int) -> tuple[Tensor, Tensor]:
     """Codes [N, *D] and attributes, bool [N, A], of at most about `limit` training images, evenly spaced."""
     images, values = data.images["train"], data.read_attributes().values["train"]
     every, generator = max(1, len(images) // limit), Generator(images.device).manual_seed(data.eval_seed)

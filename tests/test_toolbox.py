@@ -1,0 +1,93 @@
+"""Directions in latent space, and the pictures made with them."""
+
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from models import Returns
+from variata.blocks import Concat
+from variata.cli import toolbox
+from variata.core import VAE, Rung
+from variata.distributions import normal
+from variata.errors import ConfigError
+from variata.metrics.attributes import areas, effect, fit_probes, mean_difference, probe_direction
+
+
+def two_groups(n=4000, dims=3):
+    """Codes of two groups that differ along one vector, which group each belongs to, and the vector."""
+    has, vector = torch.rand(n) < 0.3, torch.tensor([2.0, -1.0, 0.0])
+    return torch.randn(n, dims) * torch.tensor([1.0, 0.5, 3.0]) + has[:, None] * vector, has, vector
+
+
+def invertible(dims=3) -> VAE:
+    """A model that encodes what it decodes to the very same code."""
+    prior = Returns(lambda state: normal(torch.zeros(len(state), dims), torch.ones(len(state), dims)))
+    rung = Rung(Returns(lambda h: normal(h, torch.ones_like(h))), prior, Concat())
+    images = Returns(lambda z: normal(z.view(-1, 1, 1, dims), torch.ones(len(z), 1, 1, dims)))
+    return VAE(Returns(lambda x: [x.flatten(1)]), [rung], nn.Identity(), images, (0,))
+
+
+def test_the_vector_of_an_attribute_is_the_difference_of_the_groups():
+    codes, has, vector = two_groups()
+    assert torch.allclose(mean_difference(codes, has), vector, atol=0.15)
+    with pytest.raises(ConfigError, match="4000 of 4000 training images"):
+        mean_difference(codes, torch.ones(4000, dtype=torch.bool))
+
+
+def test_a_probe_is_the_linear_discriminant_and_its_direction_moves_the_logit_as_the_vector_does():
+    codes, has, vector = two_groups()
+    probes = fit_probes(codes, has[:, None])
+    discriminant = vector / torch.tensor([1.0, 0.25, 9.0])  # covariance^-1 (mean_1 - mean_0): two equal Gaussians
+    assert torch.allclose(probes.weight[0], discriminant, atol=0.35)
+    direction = probe_direction(probes.weight[0], vector)
+    moved = [probes.logits(codes + step) - probes.logits(codes) for step in (vector, direction)]
+    assert torch.allclose(*moved, atol=1e-4) and direction.norm() < vector.norm()
+
+
+def test_a_probe_ranks_held_out_images_as_well_as_the_groups_can_be_told_apart():
+    codes, has, vector = two_groups()
+    distance = (vector.square() / torch.tensor([1.0, 0.25, 9.0])).sum().sqrt()  # Mahalanobis
+    best = torch.distributions.Normal(0, 1).cdf(distance / 2**0.5).item()
+    held_out, held_out_has, _ = two_groups()
+    (area,) = areas(fit_probes(codes, has[:, None]), held_out, held_out_has[:, None])
+    assert area == pytest.approx(best, abs=0.02)
+
+
+def test_an_attribute_all_images_share_has_no_probe():
+    codes, has, _ = two_groups()
+    probes = fit_probes(codes, torch.stack([has, torch.ones_like(has)], 1))
+    assert probes.weight[1].eq(0).all() and probes.weight[0].ne(0).any()
+
+
+def test_the_effect_of_an_edit_is_counted_in_standard_deviations():
+    codes, has, vector = two_groups()
+    vae, probes = invertible(), fit_probes(codes, torch.stack([has, codes[:, 2] > 0], 1))
+    x = codes[:500].view(-1, 1, 1, 3)
+    moved = effect(vae, probes, x, vector, [0.0, 1.0, -2.0])
+    logits = probes.logits(codes[:500])
+    one = (probes.logits(codes[:500] + vector) - logits).mean(0) / logits.std(0)
+    assert torch.allclose(moved, torch.stack([0 * one, one, -2 * one]), atol=1e-4)
+    assert moved[1, 0] > 10 * moved[1, 1].abs()  # the other attribute lies in another dimension
+
+
+@pytest.mark.slow
+def test_commands_draw_a_trained_run(train, monkeypatch, capsys):
+    answer = train("data=digits", "model=mlp_vae", "trainer.max_steps=30", "logger=none", "evaluate.samples=2")
+
+    def command(name, *arguments):
+        monkeypatch.setattr(sys, "argv", ["variata", str(answer.run), *arguments])
+        return toolbox.main(name)
+
+    for name in ("reconstruct", "interpolate", "traverse", "sample"):
+        assert command(name, "--images", "6") == 0
+    assert command("sample", "--sampler", "gmm", "--temperature", "0.5", "--out", str(answer.run / "gmm")) == 0
+    drawn = {path.name for path in (answer.run / "images").iterdir()}
+    assert {"reconstruct.png", "interpolate.gif", "interpolate.png", "traverse.gif", "sample.png"} <= drawn
+    assert (answer.run / "gmm" / "sample.png").is_file()
+    assert str(answer.run / "images" / "traverse.gif") in capsys.readouterr().out
+    assert command("attributes", "--attribute", "Smiling") == 2
+    assert "attributes" in capsys.readouterr().err
+    assert command("interpolate", "--steps", "1") == 2
+    assert "--steps at least 2" in capsys.readouterr().err
