@@ -1,0 +1,92 @@
+import pytest
+import torch
+from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
+
+from models import Returns, conv, small
+from variata.data.module import ImageDataModule
+from variata.data.pixels import as_real
+from variata.errors import ConfigError
+from variata.priors import Mixture
+from variata.samplers import MixtureSampler, PriorSampler, training_codes
+
+
+def known_mixture() -> MixtureSameFamily:
+    mean = torch.tensor([[-4.0, 0.0, 1.0], [3.0, 3.0, -2.0]])
+    factor = torch.tensor([[[1.0, 0, 0], [0.8, 0.5, 0], [0, 0, 2]], [[0.3, 0, 0], [0, 1, 0], [-0.5, 0.5, 0.5]]])
+    return MixtureSameFamily(Categorical(torch.tensor([0.3, 0.7])), MultivariateNormal(mean, scale_tril=factor))
+
+
+def test_mixture_fitted_to_draws_of_a_mixture_has_its_density():
+    truth = known_mixture()
+    sampler = MixtureSampler(truth.sample((20_000,)), components=2)
+    x = truth.sample((20_000,))
+    divergence = (truth.log_prob(x) - sampler.p.log_prob(x)).mean().item()  # KL(truth || fitted)
+    assert abs(divergence) < 0.003  # 19 parameters / (2 * 20,000) = 0.0005 is expected
+    assert MixtureSampler(truth.sample((20_000,)), components=1).p.log_prob(x).mean() < truth.log_prob(x).mean() - 0.3
+
+
+def test_draws_of_a_fitted_mixture_have_the_mean_and_covariance_of_the_codes():
+    codes = torch.distributions.Gamma(2.0, 1.0).sample((5_000, 2, 1, 2)) * torch.tensor([1.0, 3.0])
+    z = MixtureSampler(codes)(200_000)
+    assert z.shape[1:] == codes.shape[1:]
+    assert torch.allclose(z.mean(0), codes.mean(0), atol=0.05)  # EM keeps both moments
+    assert torch.allclose(z.flatten(1).T.cov(), codes.flatten(1).T.cov(), rtol=0.03, atol=0.1)
+
+
+def test_mixture_is_a_function_of_codes_and_seed_and_its_draws_differ():
+    codes = torch.randn(500, 3)
+    a, b = MixtureSampler(codes, seed=1), MixtureSampler(codes, seed=1)
+    assert torch.equal(a.p.mean, b.p.mean)
+    assert not torch.equal(a(4), a(4))
+
+
+@pytest.mark.parametrize("t", [0.0, 0.5, 2.0])
+def test_temperature_scales_the_deviation_from_the_component_mean(t):
+    codes = known_mixture().sample((2_000,))
+    warm, cold = MixtureSampler(codes, 2), MixtureSampler(codes, 2, temperature=t)
+    within = warm.p.component_distribution.covariance_matrix
+    assert torch.allclose(cold.p.component_distribution.covariance_matrix, t**2 * within, atol=1e-6)
+    if t == 0:
+        distance = torch.cdist(cold(100), warm.p.component_distribution.mean)
+        assert distance.min(1).values.max() < 1e-5 and distance.argmin(1).unique().tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("prior", ["normal", "mixture"])
+def test_prior_at_temperature_scales_the_deviation_from_the_prior_mean(prior):
+    vae = small(latent=2) if prior == "normal" else small(latent=2, prior=lambda **kw: Mixture(**kw, components=3))
+    p = vae.rungs[0].prior(torch.zeros(1, 0))
+    assert torch.allclose(PriorSampler(vae, 0.0)(5), p.mean.expand(5, 2))
+    z = PriorSampler(vae, 0.5)(100_000)
+    assert torch.allclose(z.mean(0), p.mean[0], atol=0.01)
+    assert torch.allclose(z.std(0), 0.5 * p.stddev[0], atol=0.01)
+    torch.manual_seed(1)
+    draw = p.expand((7,)).sample()
+    torch.manual_seed(1)
+    assert torch.equal(PriorSampler(vae)(7), draw)
+
+
+def test_temperature_of_a_prior_without_a_mean_is_refused():
+    class Meanless(torch.distributions.Distribution):
+        def __init__(self, n):
+            super().__init__((n,), (2,), validate_args=False)
+
+        def sample(self):
+            return torch.zeros(*self.batch_shape, 2)
+
+    vae = small(latent=2)
+    vae.rungs[0].prior = Returns(lambda state: Meanless(len(state)))
+    assert PriorSampler(vae)(3).shape == (3, 2)
+    with pytest.raises(ConfigError, match="temperature"):
+        PriorSampler(vae, 0.5)(3)
+
+
+def test_training_codes_are_draws_of_the_aggregate_posterior():
+    images = torch.rand(600, 1, 8, 8).round().to(torch.uint8)
+    splits = {"train": images, "val": images[:10], "test": images[:10]}
+    data = ImageDataModule(lambda: splits, as_real, "binary", (1, 8, 8), "", batch_size=50)
+    data.setup()
+    vae = conv((1, 8, 8), latent=3)
+    z, q = training_codes(vae, data), vae.encode(images.float())[0].q
+    assert z.shape == (600, 3)
+    assert torch.allclose(((z - q.mean) / q.stddev).std(0), torch.ones(3), atol=0.1)  # draws, not means
+    assert len(training_codes(vae, data, images=200)) == 200
