@@ -294,6 +294,8 @@ def test_multirun_gives_each_job_a_directory(train, tmp_path):
         ["prior=mixture", "objective=iwae", "beta=cyclical", "optimizer=adamax", "scheduler=warmup"],
         ["objective.free_bits=2.0", "beta=sigmoid", "optimizer=adamw", "scheduler=none", "callbacks=[default,ema]"],
         ["beta=cosine", "data.binarize=none", "likelihood=gaussian", "callbacks=[default,early_stopping]"],
+        ["likelihood=optimal_gaussian", "data.binarize=none", "model=resnet_vae", "trainer.max_steps=10"],
+        ["likelihood=discretized_logistic_mixture", "data.binarize=none", "objective=iwae", "trainer.max_steps=10"],
         ["trainer=debug", "model=conv_vae", "trainer.gradient_clip_val=1.0", "compile=false", "callbacks=[]"],
     ],
     ids=lambda options: options[0],
