@@ -7,6 +7,7 @@ HELP = """usage: variata COMMAND ...
 commands:
   train      train and test a model; the same as python train.py (variata train --help lists the options)
   schedules  draw beta and the learning rate over training: variata schedules beta=cyclical
+  quality    judge the pictures of a run: FID, KID, MS-SSIM, PSNR (variata quality --help)
   bench      compare the training loop with hand-written ones, and measure start-up and memory
 """
 
@@ -18,6 +19,8 @@ def main() -> int:
         from variata.cli.launch import main as run
     elif command == "schedules":
         from variata.cli.schedules import main as run
+    elif command == "quality":
+        from variata.cli.quality import main as run
     elif command == "bench":
         from variata.cli.bench import main as run
     else:
