@@ -237,8 +237,8 @@ def test_the_network_maps_grey_bytes_of_any_size_to_2048_features(tmp_path, monk
     monkeypatch.setattr(inception.NoTrainInceptionV3, "load_state_dict", lambda *_: None)  # random weights will do
     network, _ = inception.inception(tmp_path)
     pictures = torch.randint(0, 256, (2, 1, 28, 28), dtype=torch.uint8)
-    assert features(network, pictures).shape == (2, 2048)
-    assert torch.allclose(features(network, pictures), features(network, pictures.expand(-1, 3, -1, -1)))
+    grey, colour = features(network, pictures, "grey"), features(network, pictures.expand(-1, 3, -1, -1), "colour")
+    assert grey.shape == (2, 2048) and torch.allclose(grey, colour)
 
 
 # --- the command ------------------------------------------------------------------------------------------------------

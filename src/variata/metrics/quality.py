@@ -15,6 +15,7 @@ from torchmetrics import Metric, MetricCollection
 from torchmetrics.image import MultiScaleStructuralSimilarityIndexMeasure, PeakSignalNoiseRatio
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
+from tqdm import tqdm
 
 from variata.callbacks import noise
 from variata.core import VAE
@@ -85,10 +86,10 @@ def image_quality(
     }
     if extractor is None:
         return figures
-    seen = features(extractor, real)
+    seen = features(extractor, real, "real")
     sets = {name: samples(vae, sampler, len(real), data.eval_batch_size) for name, sampler in samplers.items()}
     for name, pictures in {"reconstructions": reconstructed, **sets}.items():
-        for figure, value in distances(seen, features(extractor, pictures)).items():
+        for figure, value in distances(seen, features(extractor, pictures, name)).items():
             figures[f"quality/{figure}_{name}"] = value
     return {**figures, "quality/kid_subset": min(SUBSET, len(real))}
 
@@ -161,10 +162,11 @@ class Given(nn.Module):
         return features
 
 
-def features(extractor: nn.Module, pictures: Tensor) -> Tensor:
-    """Pictures uint8 [N, C, H, W] -> [N, F]; grey ones as three equal channels."""
+def features(extractor: nn.Module, pictures: Tensor, name: str) -> Tensor:
+    """Pictures uint8 [N, C, H, W] -> [N, F], grey ones as three equal channels; a terminal shows how far it is."""
     extractor = extractor.to(pictures.device)
-    return torch.cat([extractor(batch.expand(-1, 3, -1, -1)) for batch in pictures.split(50)])
+    batches = tqdm(pictures.split(50), f"features of {name}", leave=False, disable=None)
+    return torch.cat([extractor(batch.expand(-1, 3, -1, -1)) for batch in batches])
 
 
 def distances(real: Tensor, shown: Tensor) -> dict[str, float]:
