@@ -84,10 +84,10 @@ def write_config(run: Path, config: Config, overrides: list[str]) -> None:
         file.writelines(f"{line}\n" for line in overrides)
 
 
-def write_results(run: Path, results: dict[str, Any]) -> None:
-    """results.json: figures in nats per image, how they were obtained, and how the run ended."""
+def write_results(run: Path, results: dict[str, Any], name: str = "results.json") -> None:
+    """Figures, how they were obtained and, in results.json, how the run ended; null where one is not finite."""
     results = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in results.items()}
-    write(run / "results.json", json.dumps(results, indent=2) + "\n")
+    write(run / name, json.dumps(results, indent=2) + "\n")
 
 
 def write(path: Path, text: str) -> None:

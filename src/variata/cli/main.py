@@ -11,6 +11,7 @@ commands:
   interpolate  from one image to another, PNG and GIF
   traverse     one image moved along single latent dimensions, PNG and GIF
   attributes   directions such as Smiling, applied and judged: variata attributes RUN --attribute Smiling
+  quality      judge the pictures of a run: FID, KID, MS-SSIM, PSNR (variata quality --help)
   schedules    draw beta and the learning rate over training: variata schedules beta=cyclical
   bench        compare the training loop with hand-written ones, and measure start-up and memory
 """
@@ -27,6 +28,8 @@ def main() -> int:
         return toolbox(command)
     elif command == "schedules":
         from variata.cli.schedules import main as run
+    elif command == "quality":
+        from variata.cli.quality import main as run
     elif command == "bench":
         from variata.cli.bench import main as run
     else:

@@ -54,11 +54,26 @@ def results_table(folder: Path, results: dict[str, Any]) -> None:
             "bits per dim": f"{results['test/bits_per_dim']:.4f}",
             "active units": str(results["test/active_units"]),
         }
+    if "quality/psnr" in results:
+        rows |= quality_rows(results)
     rows["training"] = (
         f"{results['train/steps']:,} updates in {results['train/seconds']:.0f} s, "
         f"{results['train/images_per_second']:,.0f} images/s"
     )
     show("results", rows, [folder, *sorted((folder / "images").glob("*.png"))])
+
+
+def quality_rows(results: dict[str, Any]) -> dict[str, str]:
+    """Figures of pictures in words."""
+    rows = {"pictures": f"{results['quality/images']:,} of the {results['quality/split']} split"}
+    for name in ("reconstructions", "samples", "samples_gmm"):
+        if f"quality/fid_{name}" in results:
+            fid, kid, std = (results[f"quality/{figure}_{name}"] for figure in ("fid", "kid", "kid_std"))
+            rows[name] = f"FID {fid:.2f}, KID {kid:.4f} ± {std:.4f}"
+    rows["PSNR"] = f"{results['quality/psnr']:.2f} dB"
+    if "quality/ms_ssim" in results:
+        rows["MS-SSIM"] = f"{results['quality/ms_ssim']:.4f} ({results['quality/ms_ssim_scales']} scales)"
+    return rows
 
 
 def show(title: str, rows: dict[str, str], paths: list[Path]) -> None:

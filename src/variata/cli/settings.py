@@ -46,10 +46,12 @@ class Evaluate:
     Args:
         samples: K of the importance-weighted NLL.
         rows: Images times samples decoded at once.
+        quality: Whether to judge pictures too, as `variata quality` does.
     """
 
     samples: int
     rows: int
+    quality: bool
 
 
 BUILT = ("data", "model", "objective", "beta", "optimizer", "scheduler", "trainer")

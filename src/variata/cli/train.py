@@ -23,6 +23,7 @@ from omegaconf import DictConfig
 
 from variata import checkpoints, runs
 from variata.callbacks import EMA, Best, Last, Pictures, Progress
+from variata.cli.quality import judge, require_pictures
 from variata.cli.report import plan, results_table
 from variata.cli.settings import OURS, settled
 from variata.core import VAE
@@ -136,6 +137,9 @@ class Run:
         """Judge the best weights on the whole test set; with trainer.limit_test_batches=0 on nothing."""
         if self.config["trainer"]["limit_test_batches"]:
             self._judge()
+        if self.config["evaluate"].get("quality") and self.trainer.is_global_zero:
+            vae = self.vae.to(self.trainer.strategy.root_device).eval()
+            self.results |= judge(vae, self.data, self.config)
         for pictures in self.pictures:
             pictures.draw(self.trainer, self.training)
         self.results["status"] = "finished"
@@ -216,11 +220,14 @@ def assemble(config: Config, data: ImageDataModule) -> tuple[Training, VAE]:
             f"which {data.protocol} is; it accepts {', '.join(sorted(vae.likelihood.accepts))} data. "
             f"Use likelihood={REMEDY[data.kind]}, or another data.binarize."
         )
+    if config["evaluate"].get("quality"):
+        require_pictures(data)
     trainer = config["trainer"]
     training = Training(
         vae,
         **parts,
-        **config["evaluate"],
+        samples=config["evaluate"]["samples"],
+        rows=config["evaluate"]["rows"],
         log_every=config["log_every"],
         gradient_clip_val=trainer["gradient_clip_val"],
         on_nan=trainer["on_nan"],

@@ -1,0 +1,85 @@
+"""Judge the pictures of a run."""
+
+import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from variata.cli.launch import guarded, say
+from variata.errors import ConfigError
+
+if TYPE_CHECKING:
+    from variata.core import VAE
+    from variata.data.module import ImageDataModule
+
+SAMPLERS = {"prior": ("prior",), "gmm": ("gmm",), "both": ("prior", "gmm")}
+
+
+def main() -> int:
+    """`variata quality RUN`: prints a table and writes RUN/quality.json anew."""
+    options = parser().parse_args()
+    return guarded(lambda: quality(options))
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    what = "FID and KID of reconstructions and samples, MS-SSIM and PSNR of reconstructions."
+    parser = argparse.ArgumentParser("variata quality", description=what)
+    add = parser.add_argument
+    add("run", type=Path, metavar="RUN", help="run directory, outputs/<data>-<model>/<run>")
+    add("--images", type=int, default=10_000, help="per set; all of the split, if it has fewer (%(default)s)")
+    add("--split", choices=("train", "val", "test"), default="test", help="of the real images (%(default)s)")
+    add("--sampler", choices=SAMPLERS, default="both", help="gmm: a Gaussian mixture fitted to codes (%(default)s)")
+    add("--temperature", type=float, default=1.0, help="factor of the samples' standard deviation (%(default)s)")
+    add("--seed", type=int, default=0, help="of everything drawn (%(default)s)")
+    add("--device", choices=("cpu", "cuda"), help="(cuda where there is one)")
+    add("--data-root", help="takes the place of data.root")
+    return parser
+
+
+def quality(options: argparse.Namespace) -> None:
+    """Load, measure, print, write."""
+    if options.images < 2 or options.temperature < 0:
+        raise ConfigError(
+            f"--images is at least 2 and --temperature at least 0, got {options.images} and {options.temperature}."
+        )
+    import torch  # after what is quickly refused
+
+    from variata import runs
+    from variata.cli.report import quality_rows, show
+
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--device=cuda needs a GPU that PyTorch can use, and there is none. Use --device=cpu.")
+    config, vae = runs.read_config(options.run), runs.load(options.run)
+    data = runs.open_data(options.run, options.data_root)
+    require_pictures(data)
+    vae = vae.to(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    figures = judge(
+        vae,
+        data,
+        config,
+        root=options.data_root,
+        samplers=SAMPLERS[options.sampler],
+        **{name: getattr(options, name) for name in ("temperature", "split", "images", "seed")},
+    )
+    runs.write_results(options.run, {**figures, **runs.provenance(config, data.protocol)}, "quality.json")
+    show("quality", quality_rows(figures), [options.run / "quality.json"])
+
+
+def require_pictures(data: "ImageDataModule") -> None:
+    """Refuse data that cannot be looked at."""
+    if data.kind == "real":
+        raise ConfigError(f"Only pictures with values in [0, 1] can be judged; {data.protocol} is real-valued.")
+
+
+def judge(
+    vae: "VAE", data: "ImageDataModule", config: dict[str, Any], root: str | None = None, **options: Any
+) -> dict[str, Any]:
+    """`metrics.quality.measure`, the weights looked for where the data is; says on stderr why there is no FID."""
+    from variata.metrics.quality import measure
+
+    root = root or config["data"].get("root") or os.environ.get("VARIATA_DATA", "data")
+    figures = measure(vae, data, Path(root), **options)
+    if (extractor := figures["quality/extractor"]).startswith("none: "):
+        say(extractor.removeprefix("none: "))
+    return figures
