@@ -70,6 +70,13 @@ def write_results(run: Path, results: dict[str, Any]) -> None:
     write(run / "results.json", json.dumps(results, indent=2) + "\n")
 
 
+def mark_failed(run: Path, config: Config) -> None:
+    """Say in results.json that the run failed, in place of a process that no longer can."""
+    path = run / "results.json"
+    known = json.loads(path.read_text()) if path.is_file() else provenance(config, None)
+    write_results(run, {**known, "status": "failed"})
+
+
 def write(path: Path, text: str) -> None:
     """A whole file or none: written beside its place, then renamed."""
     temporary = path.with_name(path.name + ".tmp")
@@ -77,7 +84,7 @@ def write(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
-def provenance(config: Config, protocol: str) -> dict[str, Any]:
+def provenance(config: Config, protocol: str | None) -> dict[str, Any]:
     """What a result needs beside its figures: data protocol, seed, version, commit."""
     return {"data/protocol": protocol, "seed": config["seed"], "version": __version__, "git_sha": git_sha()}
 
