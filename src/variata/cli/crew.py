@@ -39,8 +39,8 @@ class Crew:
         number = len(devices) if isinstance(devices, list) else devices
         if nodes != self.nodes or str(number) not in (str(self.devices), "auto", "-1"):
             raise ConfigError(
-                f"The launcher started {self.devices} processes on each of {self.nodes} machines, the configuration asks "
-                f"for trainer.devices={number} and trainer.num_nodes={nodes}. Give trainer.devices={self.devices} "
+                f"The launcher started {self.devices} processes on each of {self.nodes} machines, the configuration "
+                f"asks for trainer.devices={number} and trainer.num_nodes={nodes}. Give trainer.devices={self.devices} "
                 f"trainer.num_nodes={self.nodes}, or start with {torchrun(nodes, number)} train.py ..."
             )
 

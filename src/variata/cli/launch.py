@@ -166,9 +166,9 @@ def main() -> int:
         return guarded(job)
     from variata.cli.worker import begin, follow
 
+    begin(others.rank)
     if others.rank > 0:
         return follow(others)
-    begin(others.rank)
     try:
         return guarded(job)
     finally:

@@ -316,6 +316,7 @@ def quiet() -> None:
         *("does not have many workers", "not resumable", "LeafSpec", "smaller than the logging interval"),
         "exists and is not empty",  # the checkpoints of a resumed run
         "It is recommended to use `self.log",  # what is logged is computed over all devices
+        "was called before the ``update`` method",  # by a device for which no batch was left
     ]
     for message in expected:
         warnings.filterwarnings("ignore", f".*{message}")

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from select import select
 
 import torch
 from torch.distributed.elastic.multiprocessing.errors import record
@@ -74,17 +75,21 @@ def begin(rank: int) -> None:
 
 
 def end_in_time() -> None:
-    """End this process when a signal has not done so after a while.
+    """End this process when a signal has not done so after a while, and when the process that started it is gone.
 
     It may be waiting in a library for a device that is gone, where no handler of Python's runs; a thread does.
     """
     read, write = os.pipe()
     os.set_blocking(write, False)
     signal.set_wakeup_fd(write)
+    parent = os.getppid()
 
     def watch() -> None:
-        while os.read(read, 1)[0] not in (signal.SIGINT, signal.SIGTERM):
-            pass
+        signals = b""
+        while not {signal.SIGINT, signal.SIGTERM} & set(signals):
+            signals = os.read(read, 64) if select([read], [], [], 1.0)[0] else b""
+            if os.getppid() != parent:
+                os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(PATIENCE)
         os._exit(1)
 

@@ -95,7 +95,10 @@ class ImageDataModule(pl.LightningDataModule):
         """Images per update on each device."""
         devices = self.trainer.world_size if self.trainer is not None else 1
         if self.batch_size % devices:
-            raise ConfigError(f"data.batch_size={self.batch_size} cannot be shared evenly by {devices} devices.")
+            raise ConfigError(
+                f"data.batch_size={self.batch_size} cannot be shared evenly by {devices} devices. Use a multiple of "
+                f"{devices}, or data.batch_size_per_device."
+            )
         return self.batch_size // devices
 
     @property
