@@ -80,6 +80,7 @@ class Last(Callback):
         self.path, self.every = folder / "last.ckpt", every
         self.written = time.monotonic()
         self.signum: int | None = None  # set by the signal handler
+        self.agreed = 0  # the signal at which all devices stop
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: Training, outputs: Any, batch: Any, batch_idx: int
@@ -97,12 +98,17 @@ class Last(Callback):
         self.stop()
 
     def on_test_batch_end(self, *args: Any) -> None:
+        self.agreed = self.signum or 0  # nothing is written, so there is nothing to agree on
         self.stop()
 
     def due(self, trainer: pl.Trainer) -> bool:
-        """Whether it is time to write: all devices agree, because all take part."""
-        late = self.signum is not None or time.monotonic() - self.written > self.every
-        return late if trainer.world_size == 1 else trainer.strategy.reduce_boolean_decision(late, all=False)
+        """Whether it is time to write or to stop: all devices agree, because all take part."""
+        late, signum = time.monotonic() - self.written > self.every, self.signum or 0
+        if trainer.world_size > 1:
+            asked = torch.tensor([late, signum], dtype=torch.int32, device=trainer.strategy.root_device)
+            late, signum = trainer.strategy.reduce(asked, reduce_op="max").tolist()
+        self.agreed = signum
+        return bool(late or signum)
 
     def write(self, trainer: pl.Trainer) -> None:
         """Write the checkpoint now: to a temporary file, then renamed."""
@@ -110,9 +116,9 @@ class Last(Callback):
         self.written = time.monotonic()
 
     def stop(self) -> None:
-        """Raise if a signal came."""
-        if self.signum is not None:
-            raise Interrupted(self.signum)
+        """Raise if a signal came, to this device or to another."""
+        if self.agreed:
+            raise Interrupted(self.agreed)
 
 
 class Best(ModelCheckpoint):

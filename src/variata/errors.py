@@ -27,6 +27,22 @@ class Diverged(UserError):
     exit_code = 1
 
 
+class DeviceLost(UserError):
+    """The process of one device ended without a word; the others were stopped.
+
+    Args:
+        rank: Of the device.
+        how: It ended.
+        run: The run directory, where there is something to resume.
+    """
+
+    exit_code = 1
+
+    def __init__(self, rank: int, how: str, run: Path | None = None) -> None:
+        go_on = f"Go on with: python train.py resume={run}" if run else "There is no checkpoint yet to go on from."
+        super().__init__(f"The process of device {rank} {how}; the run was stopped on all devices. {go_on}")
+
+
 class Interrupted(BaseException):
     """Ctrl-C or SIGTERM, met at a point where the run can be continued from; no error, like KeyboardInterrupt.
 

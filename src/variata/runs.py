@@ -17,6 +17,8 @@ from variata.targets import build, check
 
 Config = dict[str, Any]
 
+DATA_OPTIONS = {"batch_size_per_device": int | None}  # of every data set, besides its own
+
 
 def load(run: str | Path) -> VAE:
     """The trained model of a run directory, ready to `encode`, `decode`, `sample` and `reconstruct`.
@@ -45,13 +47,18 @@ def open_data(run: Path, root: str | None = None) -> ImageDataModule:
     Raises:
         UserError: The directory holds no run, or the data is missing.
     """
-    node = read_config(run)["data"]
-    if root is not None and "root" in node:
-        node = {**node, "root": root}
-    check(node, "data")
-    data: ImageDataModule = build(node, "data")
+    config = read_config(run)
+    if root is not None and "root" in config["data"]:
+        config["data"]["root"] = root
+    check(config["data"], "data", extra=DATA_OPTIONS)
+    data = data_of(config)
     data.setup()
     return data
+
+
+def data_of(config: Config) -> ImageDataModule:
+    """The data of a checked configuration, before it reads anything."""
+    return build({name: value for name, value in config["data"].items() if name not in DATA_OPTIONS}, "data")
 
 
 def read_config(run: Path) -> Config:
@@ -90,6 +97,13 @@ def write_results(run: Path, results: dict[str, Any], name: str = "results.json"
     write(run / name, json.dumps(results, indent=2) + "\n")
 
 
+def mark_failed(run: Path, config: Config) -> None:
+    """Say in results.json that the run failed, in place of a process that no longer can."""
+    path = run / "results.json"
+    known = json.loads(path.read_text()) if path.is_file() else provenance(config, None)
+    write_results(run, {**known, "status": "failed"})
+
+
 def write(path: Path, text: str) -> None:
     """A whole file or none: written beside its place, then renamed."""
     temporary = path.with_name(path.name + ".tmp")
@@ -97,7 +111,7 @@ def write(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
-def provenance(config: Config, protocol: str) -> dict[str, Any]:
+def provenance(config: Config, protocol: str | None) -> dict[str, Any]:
     """What a result needs beside its figures: data protocol, seed, version, commit."""
     return {"data/protocol": protocol, "seed": config["seed"], "version": __version__, "git_sha": git_sha()}
 

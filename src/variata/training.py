@@ -141,7 +141,8 @@ class Training(pl.LightningModule):
         if self.on_nan == "skip" and self.skipped < SKIPPED:
             return False
         values = {name: float(value) for name, value in terms.items()}
-        path = Path(self.trainer.default_root_dir) / "diverged.pt"
+        name = f"diverged-{self.trainer.global_rank}.pt" if self.trainer.global_rank else "diverged.pt"
+        path = Path(self.trainer.default_root_dir) / name
         torch.save({"step": self.step, "terms": values, "batch": batch.detach().cpu()}, path)
         shown = ", ".join(f"{name} {value:.4g}" for name, value in values.items()) or "terms not kept"
         raise Diverged(
@@ -205,8 +206,8 @@ class Training(pl.LightningModule):
         if self._rng is not None:
             set_rng_state(self._rng)
             self._rng = None
-        elif trainer.world_size > 1:
-            torch.manual_seed(torch.initial_seed() + trainer.global_rank)  # devices share weights, not noise
+        if trainer.global_rank > 0:  # devices share weights, not noise; a checkpoint holds the first one's
+            seed(self.data.seed, trainer.global_rank + trainer.world_size * self.step)
 
     def on_train_end(self) -> None:
         self.seconds = time.perf_counter() - self._begun
@@ -215,22 +216,23 @@ class Training(pl.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         self._paused, self._training_rng = time.perf_counter(), rng_state()
-        torch.manual_seed(self.data.eval_seed)  # the same noise each time: differences are the model's
 
     def validation_step(self, batch: Tensor, batch_idx: int) -> None:
-        """batch [B, C, H, W]."""
-        self.bound.update(self.vae(self.data.prepare(batch, "val")))
+        """batch [B, C, H, W]; without images where only other devices have some left."""
+        if len(batch):
+            self._seed_batch(batch_idx)
+            self.bound.update(self.vae(self.data.prepare(batch, "val")))
 
     def on_validation_epoch_end(self) -> None:
         self._log_bound("val")
         set_rng_state(self._training_rng)
         self._since += time.perf_counter() - self._paused
 
-    def on_test_epoch_start(self) -> None:
-        torch.manual_seed(self.data.eval_seed)
-
     def test_step(self, batch: Tensor, batch_idx: int) -> None:
-        """batch [B, C, H, W]."""
+        """batch [B, C, H, W]; without images where only other devices have some left."""
+        if not len(batch):
+            return
+        self._seed_batch(batch_idx)
         x = self.data.prepare(batch, "test")
         with torch.autocast(self.device.type, enabled=False):  # figures to publish, whatever training computed with
             self.bound.update(self.vae(x))
@@ -241,11 +243,16 @@ class Training(pl.LightningModule):
         self.log_dict({f"test/{name}": value for name, value in self.nll.compute().items()})
         self.nll.reset()
 
+    def _seed_batch(self, batch_idx: int) -> None:
+        # the same noise each time, whichever device draws it: differences are the model's
+        seed(self.data.eval_seed, 1 + batch_idx * self.trainer.world_size + self.trainer.global_rank)
+
     def _log_bound(self, stage: str) -> None:
         values = {f"{stage}/{name}": value for name, value in self.bound.compute().items()}
-        for rung, event in enumerate(self.bound.events):
-            if event.numel() <= DIMENSIONS and self.bound.kl(rung).any():
-                values |= {f"{stage}/kl_dim/{rung}.{i}": kl for i, kl in enumerate(self.bound.kl(rung).flatten())}
+        with self.bound.sync_context():  # over all devices, as compute() is
+            for rung, event in enumerate(self.bound.events):
+                if event.numel() <= DIMENSIONS and (kls := self.bound.kl(rung).flatten()).any():
+                    values |= {f"{stage}/kl_dim/{rung}.{i}": kl for i, kl in enumerate(kls)}
         self.bound.reset()
         self.log_dict(values, logger=False)  # for callbacks that monitor; loggers get them by the update, not the call
         for logger in self.trainer.loggers:
@@ -287,6 +294,11 @@ def has_compiler(device: torch.device) -> bool:
     if device.type == "cpu":
         return shutil.which(os.environ.get("CXX", "g++")) is not None
     return importlib.util.find_spec("triton") is not None
+
+
+def seed(value: int, stream: int) -> None:
+    """Seed torch's generators for one of many streams of noise that belong to a seed; stream 0 is the seed itself."""
+    torch.manual_seed((value + 1_000_003 * stream) % 2**63)
 
 
 def rng_state() -> dict[str, Tensor]:

@@ -30,7 +30,6 @@ from variata.cli.launch import CONF, guarded
 from variata.cli.train import assemble, quiet
 from variata.errors import RunError
 from variata.loggers import CSV
-from variata.targets import build
 
 BATCH, ROUNDS = 128, 9
 MODEL = ["model=mlp_vae", "model.latent=20", "model.encoder.widths=[400]", "logger=none"]
@@ -85,7 +84,7 @@ def speed() -> dict[str, Any]:
     with hydra.initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
         config = runs.plain(hydra.compose("config", overrides))
     pl.seed_everything(1, verbose=False)
-    data = build(config["data"], "data")
+    data = runs.data_of(config)
     training, _ = assemble(config, data)
     data.updates_per_call = config["updates_per_call"]
     data.setup()

@@ -16,6 +16,7 @@ from hydra.errors import HydraException, InstantiationException, MissingConfigEx
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from variata.cli.crew import crew
 from variata.errors import Interrupted, RunError, UserError
 
 INSTALLED, CHECKOUT = Path(__file__).parents[1] / "conf", Path(__file__).parents[3] / "conf"
@@ -154,8 +155,21 @@ def job(config: DictConfig) -> None:
         told = error if isinstance(error, UserError) else RunError(explain(error))
         say(str(told))
         failed.append(told)
+        if (others := crew()) and others.alone:  # they wait for this process, until their launcher ends them
+            raise SystemExit(told.exit_code) from None
 
 
 def main() -> int:
-    """`train.py`, and `variata train`."""
-    return guarded(job)
+    """`train.py`, and `variata train`: where a launcher started several processes, the first of them leads."""
+    others = crew()
+    if others is None:
+        return guarded(job)
+    from variata.cli.worker import begin, follow
+
+    begin(others.rank)
+    if others.rank > 0:
+        return follow(others)
+    try:
+        return guarded(job)
+    finally:
+        others.hand_out(None)

@@ -56,8 +56,14 @@ class Evaluate:
 
 BUILT = ("data", "model", "objective", "beta", "optimizer", "scheduler", "trainer")
 PARTS = (*BUILT, "logger", "callbacks")  # the latter two may be empty
-OURS = {"on_nan": str}  # options of trainer= that are not Lightning's
-POSITIVE = ("log_every", "updates_per_call", "evaluate.samples", "evaluate.rows", "trainer.check_val_every_n_epoch")
+OURS: dict[str, dict[str, Any]] = {  # options besides the constructors' own
+    "trainer": {"on_nan": str},
+    "data": runs.DATA_OPTIONS,
+}
+POSITIVE = (
+    *("log_every", "updates_per_call", "evaluate.samples", "evaluate.rows"),
+    *("trainer.check_val_every_n_epoch", "trainer.num_nodes", "data.batch_size_per_device"),
+)
 
 
 def settled(composed: DictConfig) -> Config:
@@ -67,7 +73,11 @@ def settled(composed: DictConfig) -> Config:
         config = resumed(Path(composed.resume), overrides)
     else:
         config = runs.plain(composed)
-    config = {"logger": {}, "callbacks": {}, **config}
+    return checked({"logger": {}, "callbacks": {}, **config})
+
+
+def checked(config: Config) -> Config:
+    """The configuration itself, if every name and type in it is known good."""
     for name in (*PARTS, "evaluate", *get_type_hints(Settings)):
         if name not in config or (name in BUILT and "_target_" not in config[name]):
             raise ConfigError(f"The configuration has no {name}: give it a value, or leave out ~{name}.")
@@ -75,9 +85,9 @@ def settled(composed: DictConfig) -> Config:
     check_values(settings, get_type_hints(Settings), "", "a run")
     check_values(config["evaluate"], get_type_hints(Evaluate), "evaluate", "evaluate")
     for part in PARTS:
-        check(config[part], part, extra=OURS if part == "trainer" else None)
+        check(config[part], part, extra=OURS.get(part))
     for name in POSITIVE:
-        if (value := OmegaConf.select(OmegaConf.create(config), name)) < 1:
+        if (value := OmegaConf.select(OmegaConf.create(config), name)) is not None and value < 1:
             raise ConfigError(f"{name}={value} is less than 1.")
     if all(config["trainer"][limit] in (None, -1) for limit in ("max_epochs", "max_steps")):
         raise ConfigError("Training needs an end: set trainer.max_epochs or trainer.max_steps.")

@@ -7,7 +7,7 @@ import shutil
 import signal
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,12 +17,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger, WandbLogger
-from lightning.pytorch.utilities.exceptions import SIGTERMException
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig
 
 from variata import checkpoints, runs
 from variata.callbacks import EMA, Best, Last, Pictures, Progress
+from variata.cli.crew import crew, torchrun
+from variata.cli.job import Job
 from variata.cli.quality import judge, require_pictures
 from variata.cli.report import plan, results_table
 from variata.cli.settings import OURS, settled
@@ -42,33 +42,71 @@ REMEDY = {"binary": "bernoulli", "8-bit": "gaussian or likelihood=discretized_lo
 
 
 def train(composed: DictConfig) -> None:
-    """Train, test and report.
+    """Train, test and report, on as many devices as asked for.
 
     Raises:
         UserError: Something the user can mend. What is found before training begins leaves nothing behind.
         Interrupted: Ctrl-C or SIGTERM; the run can be resumed.
     """
     quiet()
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    if composed.resume and HydraConfig.get().mode == RunMode.MULTIRUN:
+    hydra = HydraConfig.get()
+    folder, multirun = Path(hydra.runtime.output_dir), hydra.mode == RunMode.MULTIRUN
+    if composed.resume and multirun:
         raise ConfigError("resume= goes on with one run: leave out -m.")
-    with nullcontext() if composed.resume else clean_start(folder, Path(composed.outputs)):
-        config = settled(composed)
-        run = Run(config, folder)
+    with clean_start(folder, Path(composed.outputs), new=not composed.resume):
+        job = Job(
+            config=settled(composed),
+            folder=folder,
+            overrides=list(hydra.overrides.task),
+            group=Path(hydra.sweep.dir).name if multirun else None,
+            logging=runs.plain(cast(DictConfig, hydra.job_logging)),
+        )
+        start(job)
+
+
+def start(job: Job) -> None:
+    """Do the job in this process, in those a launcher started with it, or in one for each device."""
+    others, options = crew(), job.config["trainer"]
+    if others:
+        others.require(options["num_nodes"], options["devices"])
+        others.hand_out(job)
+        with others.agreeing():
+            work(job)
+    elif (devices := processes(options)) > 1:
+        from variata.cli.agent import spread
+
+        spread(job, devices)
+    else:
+        work(job)
+
+
+def processes(options: dict[str, Any]) -> int:
+    """How many devices trainer= means here: Lightning knows how to read `auto`, -1 and lists."""
+    if options["num_nodes"] > 1:
+        raise ConfigError(
+            f"trainer.num_nodes={options['num_nodes']} needs a launcher that starts the processes of every machine. "
+            f"Run on each: {torchrun(options['num_nodes'], options['devices'])} --rdzv-backend=c10d "
+            "--rdzv-endpoint=<first machine>:29500 train.py ..., or use srun."
+        )
+    if options["devices"] in (1, "1"):
+        return 1
+    chosen = {name: options[name] for name in ("_target_", "accelerator", "devices")}
+    return build(chosen, "trainer", logger=False, enable_checkpointing=False, enable_progress_bar=False).num_devices
+
+
+def work(job: Job) -> None:
+    """This process's part of a run."""
+    run = Run(job)
     with run.reported():
         run.fit()
         run.test()
 
 
 class Run:
-    """One run: its parts built and its data read, ready to start.
+    """One run: its parts built and its data read, ready to start."""
 
-    Args:
-        config: Resolved and checked.
-        folder: The run directory.
-    """
-
-    def __init__(self, config: Config, folder: Path) -> None:
+    def __init__(self, job: Job) -> None:
+        self.job, config, folder = job, job.config, job.folder
         self.config, self.folder = config, folder
         last = folder / "checkpoints" / "last.ckpt"
         self.resume = last if config["resume"] and last.is_file() else None
@@ -78,9 +116,10 @@ class Run:
             checkpoints.read(self.best)  # a damaged one is told before anything is changed
         torch.compiler.reset()  # jobs of a multirun may share the process
         pl.seed_everything(config["seed"], verbose=False)
-        self.data: ImageDataModule = build(config["data"], "data")
+        self.data = runs.data_of(config)
         self.training, self.vae = assemble(config, self.data)
-        options = {name: value for name, value in config["trainer"].items() if name not in (*OURS, "gradient_clip_val")}
+        ours = (*OURS["trainer"], "gradient_clip_val")
+        options = {name: value for name, value in config["trainer"].items() if name not in ours}
         self.last = Last(folder / "checkpoints", config["checkpoint_every"])
         chosen: list[Callback] = [
             build(node, f"callbacks.{name}") for name, node in config["callbacks"].items() if node
@@ -97,15 +136,17 @@ class Run:
             enable_model_summary=False,
             use_distributed_sampler=False,
         )
+        # Lightning's handler of SIGTERM talks to the other devices from wherever it interrupts this one
+        self.trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
         self.data.trainer = self.trainer
         self.data.seed = config["seed"]
+        if size := config["data"].get("batch_size_per_device"):
+            self.data.batch_size = size * self.trainer.world_size
         self.data.setup()
         per_call = config["updates_per_call"] if self.trainer.world_size == 1 else 1
         self.data.updates_per_call = min(per_call, self.data.updates_per_epoch)
         require_batches(config["trainer"], self.data)
-        if isinstance(limit := self.trainer.limit_train_batches, int):  # Lightning counts calls, the user updates
-            self.data.updates_per_call = math.gcd(self.data.updates_per_call, limit)
-            self.trainer.limit_train_batches = limit // self.data.updates_per_call
+        share_limits(self.trainer, self.data)
         with torch.no_grad():
             cast(Decoder, self.vae.decoder).bias.copy_(cast(Likelihood, self.vae.likelihood).initial(self.data.mean()))
         self.results: dict[str, Any] = {**runs.provenance(config, self.data.protocol), "status": "failed"}
@@ -115,17 +156,15 @@ class Run:
         if not self.trainer.is_global_zero:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        runs.write_config(self.folder, {**self.config, "resume": None}, list(HydraConfig.get().overrides.task))
         csv = CSV(self.folder / "metrics.csv", until=earlier.get("step", 0) if self.config["resume"] else None)
         self.trainer.loggers = [csv, *self._logger()]
+        runs.write_config(self.folder, {**self.config, "resume": None}, self.job.overrides)
         plan(self.folder, self.data, self.vae, self.trainer, self.config)
 
     def _logger(self) -> list[Logger]:
         if not self.config["logger"]:
             return []
-        multirun = HydraConfig.get().mode == RunMode.MULTIRUN
-        group = Path(HydraConfig.get().sweep.dir).name if multirun else None
-        return [build(self.config["logger"], "logger")(self.folder, self.config, group)]
+        return [build(self.config["logger"], "logger")(self.folder, self.config, self.job.group)]
 
     def fit(self) -> None:
         """Train to the end, from the last checkpoint where there is one, and take the best weights."""
@@ -156,19 +195,18 @@ class Run:
     @contextmanager
     def reported(self) -> Iterator[None]:
         """However the run ends: results.json is written, W&B is closed with the right status, signals are restored."""
-        log.info("update %d, overrides %s", self.training.step, list(HydraConfig.get().overrides.task))
-        try:
-            with self._signals():
+        log.info("update %d, overrides %s", self.training.step, self.job.overrides)
+        with self._signals():
+            try:
                 yield
-        except (Interrupted, SIGTERMException, SystemExit) as error:
-            self.results["status"] = "interrupted"
-            signum = error.signum if isinstance(error, Interrupted) else self.last.signum or signal.SIGTERM
-            raise Interrupted(signum, self.folder if self.last.path.is_file() else None) from None
-        except Exception:
-            log.exception("failed at update %d", self.training.step)
-            raise
-        finally:
-            self._close()
+            except Interrupted as error:
+                self.results["status"] = "interrupted"
+                raise Interrupted(error.signum, self.job.last) from None
+            except Exception:
+                log.exception("failed at update %d", self.training.step)
+                raise
+            finally:
+                self._close()
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
@@ -176,8 +214,6 @@ class Run:
             if self.last.signum is not None:  # asked twice: do not wait for the update to finish
                 raise Interrupted(signum)
             self.last.signum = signum
-            # Lightning's own handler, called before, would end the epoch before last.ckpt is written
-            self.trainer._signal_connector.received_sigterm = False
 
         before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
@@ -203,11 +239,22 @@ class Run:
 
 def require_batches(options: dict[str, Any], data: ImageDataModule) -> None:
     """Refuse fractions of the data that are less than a batch, before training finds out."""
-    loaders = {"train": data.train_dataloader(), "val": data.val_dataloader(), "test": data.test_dataloader()}
-    for split, loader in loaders.items():
+    batches = {"train": len(data.train_dataloader()), **{split: data.batches(split) for split in ("val", "test")}}
+    for split, number in batches.items():
         limit = options[f"limit_{split}_batches"]
-        if isinstance(limit, float) and 0 < limit * len(loader) < 1:
-            raise ConfigError(f"trainer.limit_{split}_batches={limit} of {len(loader)} batches is less than one.")
+        if isinstance(limit, float) and 0 < limit * number < 1:
+            raise ConfigError(f"trainer.limit_{split}_batches={limit} of {number} batches is less than one.")
+
+
+def share_limits(trainer: pl.Trainer, data: ImageDataModule) -> None:
+    """Translate limits for Lightning, which counts calls of one device, where the user counts updates and batches."""
+    if isinstance(limit := trainer.limit_train_batches, int):
+        data.updates_per_call = math.gcd(data.updates_per_call, limit)
+        trainer.limit_train_batches = limit // data.updates_per_call
+    for split in ("val", "test"):
+        limit = getattr(trainer, f"limit_{split}_batches")
+        data.limits[split] = limit if isinstance(limit, int) else int(limit * data.batches(split))
+        setattr(trainer, f"limit_{split}_batches", 1.0 if limit else 0)
 
 
 def assemble(config: Config, data: ImageDataModule) -> tuple[Training, VAE]:
@@ -240,22 +287,23 @@ def assemble(config: Config, data: ImageDataModule) -> tuple[Training, VAE]:
 
 
 @contextmanager
-def clean_start(folder: Path, outputs: Path) -> Iterator[None]:
-    """Remove the new run directory, and folders below outputs that it leaves empty, if the run cannot even start."""
-    if getattr(rank_zero_only, "rank", 0):  # the first device cleans up
-        yield
-        return
-    if {path.name for path in folder.iterdir()} - {"train.log", ".hydra"}:
+def clean_start(folder: Path, outputs: Path, new: bool) -> Iterator[None]:
+    """Remove the run directory, and folders below outputs that it leaves empty, if the run cannot even start.
+
+    A run has started when its config.yaml is there.
+    """
+    if new and {path.name for path in folder.iterdir()} - {"train.log", ".hydra"}:
         raise RunError(f"{folder} is not empty. Choose another hydra.run.dir, or leave it out for a new one each time.")
     try:
         yield
     except BaseException:
-        logging.shutdown()
-        shutil.rmtree(folder, ignore_errors=True)
-        with suppress(OSError):  # at the first that is not empty
-            for parent in folder.parents:
-                if outputs.resolve() in (parent.resolve(), *parent.resolve().parents):
-                    parent.rmdir()
+        if not (folder / "config.yaml").is_file():
+            logging.shutdown()
+            shutil.rmtree(folder, ignore_errors=True)
+            with suppress(OSError):  # at the first that is not empty
+                for parent in folder.parents:
+                    if outputs.resolve() in (parent.resolve(), *parent.resolve().parents):
+                        parent.rmdir()
         raise
 
 
@@ -265,12 +313,14 @@ def quiet() -> None:
     With it every update of a fused optimizer looks for NVIDIA's management library; where there is none, on the disk.
     """
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for part in ("pytorch", "fabric"):
+        logging.getLogger(f"lightning.{part}").setLevel(logging.WARNING)
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # "No CUDA runtime is found" on every CPU
     expected = [
         *("does not have many workers", "not resumable", "LeafSpec", "smaller than the logging interval"),
         "exists and is not empty",  # the checkpoints of a resumed run
         "It is recommended to use `self.log",  # what is logged is computed over all devices
+        "was called before the ``update`` method",  # by a device for which no batch was left
     ]
     for message in expected:
         warnings.filterwarnings("ignore", f".*{message}")

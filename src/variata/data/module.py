@@ -1,6 +1,6 @@
 """The one LightningDataModule. Shapes: B images, [C, H, W] image; a split is one tensor [N, C, H, W]."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import lightning.pytorch as pl
@@ -27,7 +27,7 @@ class ImageDataModule(pl.LightningDataModule):
         shape: Of an image, [C, H, W].
         protocol: One line for results: which files, split, binarisation and seed.
         batch_size: Images per optimizer update, over all devices.
-        eval_batch_size: Images per batch of validation and test, per device.
+        eval_batch_size: Images per batch of validation and test, which devices take in turn.
         eval_seed: Of the one draw of validation and test images.
         flip: Whether to mirror half of the training images, at random.
     """
@@ -55,6 +55,7 @@ class ImageDataModule(pl.LightningDataModule):
         self.images: dict[str, Tensor] = {}
         self.seed, self.updates_per_call = 0, 1
         self.epoch, self.position = 0, 0  # where training goes on: images of this epoch already used, over all devices
+        self.limits: dict[str, int] = {}  # batches of validation and test to use, over all devices; without, all
 
     def setup(self, stage: str | None = None) -> None:
         """Read all splits and fix the draws of validation and test. Done once."""
@@ -94,7 +95,10 @@ class ImageDataModule(pl.LightningDataModule):
         """Images per update on each device."""
         devices = self.trainer.world_size if self.trainer is not None else 1
         if self.batch_size % devices:
-            raise ConfigError(f"data.batch_size={self.batch_size} cannot be shared evenly by {devices} devices.")
+            raise ConfigError(
+                f"data.batch_size={self.batch_size} cannot be shared evenly by {devices} devices. Use a multiple of "
+                f"{devices}, or data.batch_size_per_device."
+            )
         return self.batch_size // devices
 
     @property
@@ -102,27 +106,37 @@ class ImageDataModule(pl.LightningDataModule):
         """Whole batches in the training set; the images left over differ from epoch to epoch."""
         return len(self.images["train"]) // self.batch_size
 
+    def batches(self, split: str) -> int:
+        """Batches of a validation or test split, over all devices."""
+        return -(-len(self.images[split]) // self.eval_batch_size)
+
     def train_dataloader(self) -> DataLoader:
-        return self._loader("train", self.batch_per_device * self.updates_per_call)
+        images = Images(self.images["train"])
+        sampler = Shuffled(len(images), self.updates_per_epoch * self.batch_size, self, *self._place)
+        return self._loader(images, batch_size=self.batch_per_device * self.updates_per_call, sampler=sampler)
 
     def val_dataloader(self) -> DataLoader:
-        return self._loader("val", self.eval_batch_size)
+        return self._turns("val")
 
     def test_dataloader(self) -> DataLoader:
-        return self._loader("test", self.eval_batch_size)
+        return self._turns("test")
 
-    def _loader(self, split: str, batch_size: int) -> DataLoader:
-        rank, devices = (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
-        images = Images(self.images[split])
-        sampler = Shuffled(len(images), self.updates_per_epoch * self.batch_size, self, rank, devices)
+    def _turns(self, split: str) -> DataLoader:
+        """Devices take whole batches in turn; the last turn is empty for those that find none left."""
+        (rank, devices), images, size = self._place, Images(self.images[split]), self.eval_batch_size
+        starts = range(0, len(images), size)[: self.limits.get(split)]
+        batches = [range(start, min(start + size, len(images))) for start in starts]
+        batches += [range(0)] * (-len(batches) % devices)  # all take the same number of steps: steps may synchronise
+        return self._loader(images, batch_sampler=batches[rank::devices])
+
+    def _loader(self, images: "Images", **sampling: Any) -> DataLoader:
         # a generator of its own: a DataLoader otherwise draws from the one the model's noise comes from
-        return DataLoader(
-            images,
-            batch_size,
-            sampler=sampler if split == "train" else range(rank, len(images), devices),
-            collate_fn=as_is,
-            generator=Generator(),
-        )
+        return DataLoader(images, collate_fn=as_is, generator=Generator(), **sampling)
+
+    @property
+    def _place(self) -> tuple[int, int]:
+        """This device, and how many there are."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
 
     def _fits(self, device: torch.device) -> bool:
         size = sum(images.nbytes for images in self.images.values())
@@ -141,8 +155,8 @@ class Images(Dataset):
     def __getitem__(self, index: int) -> Tensor:
         return self.images[index]
 
-    def __getitems__(self, indices: list[int]) -> Tensor:
-        return self.images[torch.tensor(indices, device=self.images.device)]
+    def __getitems__(self, indices: Sequence[int]) -> Tensor:
+        return self.images[torch.tensor(indices, dtype=torch.long, device=self.images.device)]
 
 
 class Shuffled(Sampler[int]):
