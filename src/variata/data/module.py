@@ -9,6 +9,7 @@ from torch import Generator, Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from variata.core import Size
+from variata.data.pixels import mirror
 from variata.errors import ConfigError
 
 Draw = Callable[[Tensor, Generator | None], Tensor]
@@ -86,8 +87,7 @@ class ImageDataModule(pl.LightningDataModule):
         """A stored batch to what the likelihood sees, float32 [B, C, H, W]."""
         if stage != "train":
             return batch.float()
-        x = self.draw(batch, None)
-        return torch.where(torch.rand(len(x), 1, 1, 1, device=x.device) < 0.5, x.flip(-1), x) if self.flip else x
+        return self.draw(mirror(batch) if self.flip else batch, None)  # bytes are flipped sooner than floats
 
     @property
     def batch_per_device(self) -> int:
@@ -142,7 +142,8 @@ class Images(Dataset):
         return self.images[index]
 
     def __getitems__(self, indices: list[int]) -> Tensor:
-        return self.images[torch.tensor(indices, device=self.images.device)]
+        # copies whole images, where indexing by a tensor goes by the byte
+        return self.images.index_select(0, torch.tensor(indices, device=self.images.device))
 
 
 class Shuffled(Sampler[int]):
