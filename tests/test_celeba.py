@@ -14,7 +14,8 @@ from PIL import Image
 from conftest import DATA, ROOT, needs_celeba
 from variata.data import packed as packing
 from variata.data.celeba import CROPS, celeba, images, partition
-from variata.data.packed import HEADER, Preparation, packed
+from variata.data.digits import digits
+from variata.data.packed import HEADER, Packed, Preparation
 from variata.errors import ConfigError, DataError
 
 SPLITS = {"train": 8, "val": 3, "test": 2}
@@ -31,7 +32,14 @@ def faces(tmp_path):
         coarse.resize((178, 218), Image.Resampling.BICUBIC).save(folder / f"{i + 1:06}.jpg", quality=90)
         rows.append(f"{i + 1:06}.jpg {split}\r\n")
     (tmp_path / "celeba" / "list_eval_partition.txt").write_text("".join(rows))
+    write_attributes(tmp_path, range(1, 14))
     return tmp_path
+
+
+def write_attributes(root, numbers):
+    """Of image number i: whether it is odd, whether it is above 6."""
+    rows = [f"{i:06}.jpg {i % 2 * 2 - 1:2} {(i > 6) * 2 - 1:2}\r\n" for i in numbers]
+    (root / "celeba" / "list_attr_celeba.txt").write_text(f"{len(rows)}\r\nOdd Late \r\n" + "".join(rows))
 
 
 def data(root, **options):
@@ -45,7 +53,8 @@ def data(root, **options):
 def pack(root, read=None, on_corrupt="stop"):
     sizes, reads = images(root / "celeba")
     splits = partition(root / "celeba" / "list_eval_partition.txt", sizes)
-    return packed(root / "x.pack", splits, sizes, read or reads, Preparation(16, None, "box"), on_corrupt)
+    prepare = Preparation((3, 16, 16), None, "box")
+    return Packed(root / "x.pack", splits, sizes, read or reads, prepare, on_corrupt).load()
 
 
 def never(name):
@@ -68,7 +77,7 @@ def test_crops_are_squares_inside_the_image():
 def test_every_split_has_its_images_in_order(faces):
     splits = pack(faces)
     assert {split: len(images) for split, images in splits.items()} == SPLITS
-    alone = Preparation(16, None, "box")((faces / "celeba" / "img_align_celeba" / "000012.jpg").read_bytes())
+    alone = Preparation((3, 16, 16), None, "box")((faces / "celeba" / "img_align_celeba" / "000012.jpg").read_bytes())
     assert np.array_equal(splits["test"][0], alone)
 
 
@@ -119,6 +128,57 @@ def test_an_image_that_cannot_be_decoded_is_named_or_skipped(faces):
         pack(faces)
     assert not list(faces.glob("x.tmp")) and not (faces / "x.pack").exists()
     assert len(pack(faces, on_corrupt="skip")["train"]) == 7
+
+
+@pytest.mark.parametrize("broken", [[], [2, 11, 12]])
+def test_attributes_come_in_the_order_of_the_images_that_were_packed(faces, broken):
+    for i in broken:
+        (faces / "celeba" / "img_align_celeba" / f"{i:06}.jpg").write_bytes(b"no JPEG")
+    for _ in ("packed", "mapped again"):
+        module = data(faces, on_corrupt="skip")
+        attributes = module.read_attributes()
+        assert attributes.names == ("Odd", "Late")
+        for split, numbers in {"train": range(1, 9), "val": range(9, 12), "test": range(12, 14)}.items():
+            expected = [[i % 2 == 1, i > 6] for i in numbers if i not in broken]
+            assert attributes.values[split].tolist() == expected and len(module.images[split]) == len(expected)
+        assert module.protocol.endswith("7/2/1" if broken else "8/3/2")
+
+
+def test_attributes_that_are_not_there_are_told(faces):
+    module, path = data(faces), faces / "celeba" / "list_attr_celeba.txt"
+    write_attributes(faces, range(1, 12))
+    with pytest.raises(DataError, match=r"no row for 2 of the images, such as 000012\.jpg"):
+        module.read_attributes()
+    path.write_text(path.read_text().replace("000003.jpg  1", "000003.jpg  0"))
+    with pytest.raises(DataError, match=r"its row of 000003\.jpg is not one of 2 values 1 or -1"):
+        module.read_attributes()
+    path.unlink()
+    with pytest.raises(DataError, match=r"Missing data: .*list_attr_celeba\.txt"):
+        module.read_attributes()
+    with pytest.raises(DataError, match="no attributes of digits"):
+        digits().read_attributes()
+
+
+def test_a_set_with_many_broken_images_is_not_gone_on_with(faces, monkeypatch):
+    monkeypatch.setattr(packing, "BROKEN", 2)
+    for i in (1, 2, 3):
+        (faces / "celeba" / "img_align_celeba" / f"{i:06}.jpg").write_bytes(b"no JPEG")
+    with pytest.raises(DataError, match=r"More than 2 images cannot be decoded, the last of them 000003\.jpg.*damaged"):
+        pack(faces, on_corrupt="skip")
+    for i in (12, 13):
+        (faces / "celeba" / "img_align_celeba" / f"{i:06}.jpg").write_bytes(b"no JPEG")
+    monkeypatch.setattr(packing, "BROKEN", 5)
+    with pytest.raises(DataError, match="None of the images of the split test"):
+        pack(faces, on_corrupt="skip")
+
+
+def test_a_file_with_images_left_out_serves_only_those_who_allow_it(faces):
+    first = pack(faces)["val"].clone()
+    assert torch.equal(pack(faces, never, "skip")["val"], first)
+    (faces / "celeba" / "img_align_celeba" / "000009.jpg").write_bytes(b"no JPEG")
+    assert torch.equal(pack(faces, on_corrupt="skip")["val"], first[1:])
+    with pytest.raises(DataError, match=r"000009\.jpg cannot be decoded"):
+        pack(faces)
 
 
 def test_a_small_disk_is_told_before_packing(faces, monkeypatch):
@@ -181,7 +241,7 @@ def test_the_data_set_chooses_a_likelihood_unless_the_user_does(more, chosen):
 def test_grey_images_have_one_channel():
     file = io.BytesIO()
     Image.new("RGB", (40, 30), (10, 10, 10)).save(file, "PNG")
-    assert Preparation(8, None, "box", channels=1)(file.getvalue()).tolist() == [[[10] * 8] * 8]
+    assert Preparation((1, 8, 8), None, "box")(file.getvalue()).tolist() == [[[10] * 8] * 8]
 
 
 @needs_celeba
@@ -191,5 +251,9 @@ def test_the_real_faces_pack(tmp_path):
     module.setup()
     assert {split: len(images) for split, images in module.images.items()} == {"train": 8000, "val": 1000, "test": 1000}
     assert "8000/1000/1000" in module.protocol
+    attributes = module.read_attributes()
+    assert len(attributes.names) == 40
+    smiling = attributes.values["train"][:, attributes.names.index("Smiling")]
+    assert smiling.float().mean().item() == pytest.approx(0.49, abs=0.01)
     mean = module.mean()
     assert mean[0].mean() > mean[1].mean() > mean[2].mean() > 0.3  # skin

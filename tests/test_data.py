@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from scipy.stats import chisquare
 from torch.nn import functional as F
 
 from conftest import DATA, needs_mnist, needs_static
@@ -11,7 +12,7 @@ from variata.data.digits import digits
 from variata.data.files import amat_images, idx_images, require
 from variata.data.mnist import AMAT, binary_mnist, load_grey, load_static
 from variata.data.module import Images, Shuffled
-from variata.data.pixels import binarise, dequantise, threshold, uniform_255
+from variata.data.pixels import binarise, dequantise, mirror, threshold, uniform_255
 from variata.data.synthetic import density, linear_gaussian
 from variata.errors import ConfigError, DataError
 
@@ -57,6 +58,23 @@ def test_dequantised_values_keep_their_grey_level():
     x = dequantise(levels)
     assert x.min() >= 0 and x.max() < 1
     assert torch.equal((x * 256).floor(), levels.float())
+
+
+def test_dequantised_values_fill_their_level_uniformly_and_never_reach_the_next():
+    levels = torch.tensor([0, 77, 255], dtype=torch.uint8).expand(2**21, 3)
+    steps = (dequantise(levels).double() - levels.double() / 256) * 2**24  # [2^21, 3], should be 0..65535
+    assert torch.equal(steps, steps.round()) and steps.min() == 0 and steps.max() == 2**16 - 1
+    for column in steps.T:
+        counts = torch.bincount(column.long(), minlength=2**16)
+        assert chisquare(counts.numpy()).pvalue > 1e-4
+    assert (torch.corrcoef(steps.T) - torch.eye(3)).abs().max() < 5 / 2**10.5  # of neighbours: 5 standard errors
+
+
+def test_half_of_the_images_are_mirrored_each_on_its_own():
+    images = torch.tensor([[[[1, 2, 3]]]], dtype=torch.uint8).expand(10_000, 1, 1, 3)
+    mirrored = mirror(images).flatten(1)
+    flipped, kept = ((mirrored == torch.tensor(row)).all(1) for row in ([3, 2, 1], [1, 2, 3]))
+    assert (flipped | kept).all() and 0.47 < flipped.float().mean() < 0.53  # 6 standard errors
 
 
 # --- MNIST ------------------------------------------------------------------------------------------------------------

@@ -5,14 +5,16 @@ Liu et al. 2015, https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html
 
 import threading
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+import torch
+
 from variata.core import Size
 from variata.data.files import fetch
-from variata.data.module import ImageDataModule
-from variata.data.packed import Box, Preparation, Read, packed
+from variata.data.module import Attributes, ImageDataModule
+from variata.data.packed import Box, Packed, Preparation, Read, read_file
 from variata.data.pixels import dequantise
 from variata.errors import ConfigError, DataError
 
@@ -22,7 +24,7 @@ CROPS: dict[str, Box] = {  # of the 178x218 image: left, top, right, bottom
     "center140": (19, 39, 159, 179),  # Tolstikhin et al. 2018
 }
 SPLITS = {"0": "train", "1": "val", "2": "test"}
-IMAGES, PARTITION = "img_align_celeba", "list_eval_partition.txt"
+IMAGES, PARTITION, ATTRIBUTES = "img_align_celeba", "list_eval_partition.txt", "list_attr_celeba.txt"
 
 
 def celeba(
@@ -55,25 +57,23 @@ def celeba(
         raise ConfigError(f"Images of data=celeba have shape [3, S, S] with S from 8, got data.shape={list(shape)}.")
     if crop not in CROPS:
         raise ConfigError(f"data.crop={crop} is unknown. Use one of {', '.join(CROPS)}.")
-    if on_corrupt not in ("stop", "skip"):
-        raise ConfigError(f"data.on_corrupt={on_corrupt} is unknown. Use stop or skip.")
-    prepare = Preparation(shape[1], CROPS[crop], filter)
-    folder = locate(Path(root), download)
+    prepare = Preparation(shape, CROPS[crop], filter)
+    folder = locate(Path(root).expanduser(), download)
     sizes, read = images(folder)
     splits = partition(folder / PARTITION, sizes)
     path = Path(cache).expanduser() / f"celeba-{shape[1]}-{crop}-{filter}-{sum(map(len, splits.values()))}.pack"
-    counts = "/".join(str(len(names)) for names in splits.values())
+    packed = Packed(path, splits, sizes, read, prepare, on_corrupt)
     return ImageDataModule(
-        partial(packed, path, splits, sizes, read, prepare, on_corrupt),
+        packed.load,
         dequantise,
         "8-bit",
         shape,
-        f"celeba {shape[1]}x{shape[1]} crop={crop} filter={filter} flip={str(flip).lower()}, {counts}, "
-        f"eval_seed={eval_seed}",
+        f"celeba {shape[1]}x{shape[1]} crop={crop} filter={filter} flip={str(flip).lower()}, eval_seed={eval_seed}",
         batch_size,
         eval_batch_size,
         eval_seed,
         flip,
+        lambda: attributes(folder / ATTRIBUTES, packed.names()),
     )
 
 
@@ -125,11 +125,6 @@ def images(folder: Path) -> tuple[dict[str, int], Read]:
     return zipped(folder / f"{IMAGES}.zip")
 
 
-def read_file(folder: Path, name: str) -> bytes:
-    """The bytes of folder/name."""
-    return (folder / name).read_bytes()
-
-
 def zipped(path: Path) -> tuple[dict[str, int], Read]:
     """The same for a zip archive.
 
@@ -173,3 +168,32 @@ def partition(path: Path, sizes: Mapping[str, int]) -> dict[str, list[str]]:
     if empty := [split for split, names in splits.items() if not names]:
         raise DataError(f"There are no images of the split {empty[0]} among the {len(sizes)} at {path.parent}.")
     return splits
+
+
+def attributes(path: Path, names: Mapping[str, Sequence[str]]) -> Attributes:
+    """The official list: a line with the number of images, one with the names, and of each image its name and 1 or -1s.
+
+    Args:
+        path: Of the list.
+        names: Of the images of each split.
+
+    Raises:
+        DataError: There is no list, or it is malformed, or lacks one of the images.
+    """
+    if not path.is_file():
+        raise DataError(
+            f"Missing data: {path}, the attributes of CelebA. Only what evaluates attributes needs them. "
+            f"Put {path.name} of https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html there."
+        )
+    lines = [line.split() for line in path.read_text().splitlines() if line.strip()]
+    known, rows = tuple(lines[1]) if len(lines) > 1 else (), {row[0]: row[1:] for row in lines[2:]}
+    if bad := [name for name, row in rows.items() if len(row) != len(known) or not {*row} <= {"1", "-1"}]:
+        raise DataError(
+            f"{path} is damaged: its row of {bad[0]} is not one of {len(known)} values 1 or -1. Fetch it again."
+        )
+    if missing := [name for split in names.values() for name in split if name not in rows]:
+        raise DataError(f"{path} has no row for {len(missing)} of the images, such as {missing[0]}. Fetch it again.")
+    return Attributes(
+        known,
+        {split: torch.tensor([[v == "1" for v in rows[name]] for name in of]) for split, of in names.items()},
+    )

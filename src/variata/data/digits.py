@@ -27,7 +27,7 @@ def digits(
     """
     check_shape("digits", shape, (1, 28, 28))
     draw, kind = grey(binarize, [])
-    protocol = f"digits {binarize}, 1397/200/200, eval_seed={eval_seed}"
+    protocol = f"digits {binarize}, eval_seed={eval_seed}"
     return ImageDataModule(
         partial(load_digits, eval_seed), draw, kind, shape, protocol, batch_size, eval_batch_size, eval_seed
     )

@@ -57,11 +57,11 @@ def binary_mnist(
     draw: Draw
     if binarize == "static":
         load, draw, kind = partial(load_static, Path(root), download, verify), as_real, "binary"
-        protocol = "binary_mnist static (Larochelle), 50000/10000/10000"
+        protocol = "binary_mnist static (Larochelle)"
     else:
         draw, kind = grey(binarize, ["static"])
         load = partial(load_grey, Path(root), download, verify)
-        protocol = f"binary_mnist {binarize}, 50000/10000/10000, eval_seed={eval_seed}"
+        protocol = f"binary_mnist {binarize}, eval_seed={eval_seed}"
     return ImageDataModule(load, draw, kind, shape, protocol, batch_size, eval_batch_size, eval_seed)
 
 

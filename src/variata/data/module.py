@@ -1,6 +1,7 @@
 """The one LightningDataModule. Shapes: B images, [C, H, W] image; a split is one tensor [N, C, H, W]."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import lightning.pytorch as pl
@@ -9,9 +10,23 @@ from torch import Generator, Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from variata.core import Size
-from variata.errors import ConfigError
+from variata.data.pixels import mirror
+from variata.errors import ConfigError, DataError
 
 Draw = Callable[[Tensor, Generator | None], Tensor]
+
+
+@dataclass(frozen=True)
+class Attributes:
+    """What is known of the images beside their pixels, for evaluation only. Shapes: N images of a split, A attributes.
+
+    Args:
+        names: Of the attributes, A.
+        values: Of each split, bool [N, A], in the order of its images.
+    """
+
+    names: tuple[str, ...]
+    values: dict[str, Tensor]
 
 
 class ImageDataModule(pl.LightningDataModule):
@@ -25,11 +40,12 @@ class ImageDataModule(pl.LightningDataModule):
         draw: Stored images to what the likelihood sees, on the device: binarisation, dequantisation, augmentation.
         kind: Of what `draw` returns: "binary", "8-bit" (dequantised to [0, 1)) or "real".
         shape: Of an image, [C, H, W].
-        protocol: One line for results: which files, split, binarisation and seed.
+        protocol: What results are to say of the data: which files, split, binarisation and seed. Counts are added.
         batch_size: Images per optimizer update, over all devices.
         eval_batch_size: Images per batch of validation and test, which devices take in turn.
         eval_seed: Of the one draw of validation and test images.
         flip: Whether to mirror half of the training images, at random.
+        attributes: Reads the attributes of the loaded images, where there are any.
     """
 
     def __init__(
@@ -43,15 +59,16 @@ class ImageDataModule(pl.LightningDataModule):
         eval_batch_size: int = 200,
         eval_seed: int = 777,
         flip: bool = False,
+        attributes: Callable[[], Attributes] | None = None,
     ) -> None:
         super().__init__()
         if batch_size < 1 or eval_batch_size < 1:
             raise ConfigError(f"Batches hold at least one image, got {batch_size=} and {eval_batch_size=}.")
         if not 0 <= eval_seed < 2**63 - 1:
             raise ConfigError(f"data.eval_seed={eval_seed} is not between 0 and 2^63 - 2.")
-        self.load, self.draw, self.kind, self.shape, self.protocol = load, draw, kind, tuple(shape), protocol
+        self.load, self.draw, self.kind, self.shape, self.source = load, draw, kind, tuple(shape), protocol
         self.batch_size, self.eval_batch_size, self.eval_seed = batch_size, eval_batch_size, eval_seed
-        self.flip = flip
+        self.flip, self.attributes = flip, attributes
         self.images: dict[str, Tensor] = {}
         self.seed, self.updates_per_call = 0, 1
         self.epoch, self.position = 0, 0  # where training goes on: images of this epoch already used, over all devices
@@ -72,6 +89,23 @@ class ImageDataModule(pl.LightningDataModule):
         if self.trainer is not None and self._fits(device := self.trainer.strategy.root_device):
             self.images = {split: images.to(device) for split, images in self.images.items()}
 
+    @property
+    def protocol(self) -> str:
+        """One line for results; once the images are read it says how many there are of each split."""
+        counts = "/".join(str(len(self.images[split])) for split in ("train", "val", "test") if self.images)
+        return f"{self.source}, {counts}" if counts else self.source
+
+    def read_attributes(self) -> Attributes:
+        """What is known of the images of each split beside their pixels.
+
+        Raises:
+            DataError: Nothing is, or its files are missing or damaged.
+        """
+        if self.attributes is None:
+            raise DataError(f"There are no attributes of {self.source}. data=celeba has some.")
+        self.setup()
+        return self.attributes()
+
     def mean(self) -> Tensor:
         """The mean training image as the likelihood sees it, of at most about 50,000, float32 [C, H, W]."""
         images, generator = self.images["train"], None
@@ -87,8 +121,7 @@ class ImageDataModule(pl.LightningDataModule):
         """A stored batch to what the likelihood sees, float32 [B, C, H, W]."""
         if stage != "train":
             return batch.float()
-        x = self.draw(batch, None)
-        return torch.where(torch.rand(len(x), 1, 1, 1, device=x.device) < 0.5, x.flip(-1), x) if self.flip else x
+        return self.draw(mirror(batch) if self.flip else batch, None)  # bytes are flipped sooner than floats
 
     @property
     def batch_per_device(self) -> int:
@@ -156,7 +189,8 @@ class Images(Dataset):
         return self.images[index]
 
     def __getitems__(self, indices: Sequence[int]) -> Tensor:
-        return self.images[torch.tensor(indices, dtype=torch.long, device=self.images.device)]
+        # copies whole images, where indexing by a tensor goes by the byte
+        return self.images.index_select(0, torch.tensor(indices, dtype=torch.long, device=self.images.device))
 
 
 class Shuffled(Sampler[int]):

@@ -1,33 +1,39 @@
 """Photographs as one file of raw pixels: decoded, cropped and resized once, memory-mapped ever after.
 
 The file is a header of 4096 bytes, JSON padded with spaces, then the pixels, uint8 [N, C, H, W], split after split. The
-header says from what and how they were made, how many there are of each split, and what their SHA-256 is.
+header says from what and how they were made, how many there are of each split, which images were left out, and what the
+SHA-256 of the pixels is.
 """
 
 import hashlib
 import io
 import json
+import math
 import os
 import shutil
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import torch
-from filelock import FileLock
-from PIL import Image, UnidentifiedImageError
+from filelock import FileLock, Timeout
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from tqdm import tqdm
 
+from variata.core import Size
 from variata.errors import ConfigError, DataError
 
 HEADER = 4096
 CHUNK = 64  # images decoded in a row by one thread
+BROKEN = 100  # images left out with on_corrupt=skip before the set counts as damaged
+PATIENCE = 5.0  # seconds to wait for another job before saying so
 FILTERS = {name.lower(): Image.Resampling[name] for name in ("BOX", "BILINEAR", "BICUBIC", "LANCZOS")}
 
 Box = tuple[int, int, int, int]
@@ -36,19 +42,18 @@ Read = Callable[[str], bytes]
 
 @dataclass(frozen=True)
 class Preparation:
-    """How an encoded photograph becomes pixels: cropped, then resized with antialiasing as Pillow does it.
+    """How an encoded photograph becomes pixels: upright, cropped, then resized with antialiasing as Pillow does it.
 
     Args:
-        size: Height and width of the result.
-        crop: Left, top, right and bottom; None keeps the whole image.
+        shape: Of the result, [C, H, W]; C is 3 for colour, 1 for grey.
+        crop: Left, top, right and bottom; "center" for the largest centred part of the result's proportions; None
+            keeps the whole image.
         filter: Of the resizing: box, bilinear, bicubic or lanczos.
-        channels: 3 for colour, 1 for grey.
     """
 
-    size: int
-    crop: Box | None
+    shape: Size
+    crop: Box | Literal["center"] | None
     filter: str
-    channels: int = 3
 
     def __post_init__(self) -> None:
         if self.filter not in FILTERS:
@@ -56,23 +61,37 @@ class Preparation:
 
     def __call__(self, encoded: bytes) -> np.ndarray:
         """Bytes of an image file -> uint8 [C, H, W]."""
+        channels, height, width = self.shape
         with Image.open(io.BytesIO(encoded)) as image:
-            pixels = image.convert("RGB" if self.channels == 3 else "L").crop(self.crop)
-        resized = np.asarray(pixels.resize((self.size, self.size), FILTERS[self.filter]))
-        return resized.reshape(self.size, self.size, self.channels).transpose(2, 0, 1)
+            pixels = opaque(ImageOps.exif_transpose(image)).convert("RGB" if channels == 3 else "L")
+        size, filter = (width, height), FILTERS[self.filter]
+        if self.crop == "center":
+            resized = ImageOps.fit(pixels, size, filter)
+        else:
+            resized = pixels.crop(self.crop).resize(size, filter)
+        return np.asarray(resized).reshape(height, width, channels).transpose(2, 0, 1)
 
 
-def packed(
-    path: Path,
-    splits: Mapping[str, Sequence[str]],
-    sizes: Mapping[str, int],
-    read: Read,
-    prepare: Preparation,
-    on_corrupt: str = "stop",
-) -> dict[str, Tensor]:
-    """The images of each split, uint8 [N, C, H, W], memory-mapped from path.
+def opaque(image: Image.Image) -> Image.Image:
+    """An image of 8 bits without transparency: what shows through is white; of 16 bits the upper 8 are kept.
 
-    The file is built where it is missing, cut short, altered, or made from other images or in another way.
+    Pillow alone would drop the transparency, and with it uncover colours no one sees, and clip 16 bits at 255.
+
+    Raises:
+        ValueError: Grey values have no known range, as those of floating point.
+    """
+    if image.mode == "F" or image.mode.startswith("I"):
+        grey = np.asarray(image)
+        if image.mode == "F" or grey.min() < 0 or grey.max() >= 2**16:
+            raise ValueError("its grey values have neither 8 nor 16 bits")
+        return Image.fromarray((grey // 256).astype(np.uint8))
+    if image.has_transparency_data:
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+    return image
+
+
+class Packed:
+    """Photographs in one packed file, which is built where it is missing, cut short, altered, or made otherwise.
 
     Args:
         path: Of the packed file.
@@ -81,78 +100,130 @@ def packed(
         read: From a name to the bytes of its file.
         prepare: From those bytes to pixels.
         on_corrupt: What an image that cannot be decoded does: "stop", or "skip" it.
-
-    Raises:
-        DataError: An image cannot be decoded, or the disk is too small.
     """
-    made = {"from": fingerprint(splits, sizes), "how": asdict(prepare), "on_corrupt": on_corrupt}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{path}.lock"):  # of two jobs that start together one builds and the other waits
-        header = whole(path, made)
-        if header is None:
-            build(path, splits, made, read, prepare, on_corrupt == "skip")
-            header = whole(path, made)
-    if header is None:
-        raise DataError(f"{path} was written and reads back differently: the disk or file system is faulty.")
-    pixels = np.memmap(path, np.uint8, "c", HEADER, tuple(header["shape"]))
-    return dict(zip(splits, torch.from_numpy(pixels).split(list(header["images"].values())), strict=True))
+
+    def __init__(
+        self,
+        path: Path,
+        splits: Mapping[str, Sequence[str]],
+        sizes: Mapping[str, int],
+        read: Read,
+        prepare: Preparation,
+        on_corrupt: str = "stop",
+    ) -> None:
+        if on_corrupt not in ("stop", "skip"):
+            raise ConfigError(f"data.on_corrupt={on_corrupt} is unknown. Use stop or skip.")
+        self.path, self.splits, self.read, self.prepare = path, splits, read, prepare
+        self.skip, self.total = on_corrupt == "skip", sum(map(len, splits.values()))
+        self.made = json.loads(json.dumps({"from": fingerprint(splits, sizes), "how": asdict(prepare)}))
+        self.skipped: set[int] = set()  # places in the list of all images
+
+    def load(self) -> dict[str, Tensor]:
+        """The images of each split, uint8 [N, C, H, W], memory-mapped.
+
+        Raises:
+            DataError: An image cannot be decoded, or the file cannot be written.
+        """
+        try:
+            found = self._whole() or self._built()
+        except OSError as error:  # those of the images themselves are told by `refuse`
+            raise DataError(
+                f"{self.path} cannot be written or read: {error.strerror or error}. "
+                "Set data.cache (or VARIATA_CACHE) to a folder with room for it."
+            ) from error
+        if found is None:
+            raise DataError(f"{self.path} was written and reads back differently: the disk or file system is faulty.")
+        header, pixels = found
+        self.skipped = set(header["skipped"])
+        return dict(zip(self.splits, pixels.split(list(header["images"].values())), strict=True))
+
+    def names(self) -> dict[str, list[str]]:
+        """Names of the images `load` returned, in their order."""
+        kept, first = {}, 0
+        for split, names in self.splits.items():
+            kept[split] = [name for place, name in enumerate(names, first) if place not in self.skipped]
+            first += len(names)
+        return kept
+
+    def _whole(self) -> tuple[dict[str, Any], Tensor] | None:
+        """Header and pixels of a file that is as it was written and as it would be written now; else None."""
+        try:
+            with self.path.open("rb") as file:
+                header = json.loads(file.read(HEADER))
+                if {name: header.get(name) for name in self.made} != self.made or (header["skipped"] and not self.skip):
+                    return None
+                if hashlib.file_digest(file, "sha256").hexdigest() != header["sha256"]:
+                    return None
+                return header, torch.from_numpy(np.memmap(file, np.uint8, "c", HEADER, tuple(header["shape"])))
+        except (FileNotFoundError, ValueError):
+            return None
+
+    def _built(self) -> tuple[dict[str, Any], Tensor] | None:
+        """Header and pixels after building; of jobs that start together one builds and the others wait."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with alone(self.path):
+            if (found := self._whole()) is None:
+                self._build()
+                found = self._whole()
+            return found
+
+    def _build(self) -> None:
+        """Write the file beside its place, then rename it."""
+        require_space(self.path.parent, HEADER + self.total * math.prod(self.prepare.shape))
+        temporary = self.path.with_suffix(".tmp")
+        try:
+            with temporary.open("wb") as file:
+                write_header(file, {})
+                about = self._write(file)
+                write_header(file, {**self.made, **about})
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self.path)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink()
+            raise
+
+    def _write(self, file: BinaryIO) -> dict[str, Any]:
+        """The pixels of all images that can be decoded; returns what there is to say of them."""
+        counts, digest = dict.fromkeys(self.splits, 0), hashlib.sha256()
+        skipped: list[int] = []
+        with tqdm(total=self.total, desc=f"Packing {self.path.name}", unit=" images") as bar:
+            for place, (split, name, pixels) in enumerate(decoded(self.splits, self.read, self.prepare)):
+                bar.update()
+                if isinstance(pixels, Exception):
+                    skipped.append(place)
+                    refuse(name, pixels, self.skip, len(skipped))
+                    continue
+                data = pixels.tobytes()
+                digest.update(data)
+                file.write(data)
+                counts[split] += 1
+        if empty := [split for split, n in counts.items() if not n]:
+            raise DataError(f"None of the images of the split {empty[0]} can be decoded. Replace them.")
+        shape = [sum(counts.values()), *self.prepare.shape]
+        return {"shape": shape, "images": counts, "skipped": skipped, "sha256": digest.hexdigest()}
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """While this job is the only one to write path; waits for others, and says so where that takes long."""
+    lock = FileLock(f"{path}.lock")
+    with suppress(Timeout):
+        lock.acquire(PATIENCE)
+    if not lock.is_locked:
+        tqdm.write(f"Waiting for another job that packs {path}.", file=sys.stderr)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def fingerprint(splits: Mapping[str, Sequence[str]], sizes: Mapping[str, int]) -> str:
     """A hash of the names and sizes of all images, split by split."""
     lines = (f"{split} {name} {sizes[name]}\n" for split, names in splits.items() for name in names)
     return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-def whole(path: Path, made: dict[str, Any]) -> dict[str, Any] | None:
-    """The header of a packed file that was made from and in what `made` says and is as it was written; else None."""
-    try:
-        with path.open("rb") as file:
-            header = json.loads(file.read(HEADER))
-            wanted = json.loads(json.dumps(made))
-            same = {name: header.get(name) for name in made} == wanted
-            return header if same and hashlib.file_digest(file, "sha256").hexdigest() == header["sha256"] else None
-    except (FileNotFoundError, ValueError):
-        return None
-
-
-def build(
-    path: Path,
-    splits: Mapping[str, Sequence[str]],
-    made: dict[str, Any],
-    read: Read,
-    prepare: Preparation,
-    skip: bool,
-) -> None:
-    """Write the packed file beside its place, over all cores, then rename it."""
-    image = (prepare.channels, prepare.size, prepare.size)
-    total = sum(len(names) for names in splits.values())
-    require_space(path.parent, HEADER + total * int(np.prod(image)))
-    temporary = path.with_suffix(".tmp")
-    counts, skipped, digest = dict.fromkeys(splits, 0), [], hashlib.sha256()
-    try:
-        with temporary.open("wb") as file, tqdm(total=total, desc=f"Packing {path.name}", unit=" images") as bar:
-            write_header(file, {})
-            for split, name, pixels in decoded(splits, read, prepare):
-                bar.update()
-                if isinstance(pixels, Exception):
-                    refuse(name, pixels, skip)
-                    skipped.append(name)
-                    continue
-                data = pixels.tobytes()
-                digest.update(data)
-                file.write(data)
-                counts[split] += 1
-            shape = [sum(counts.values()), *image]
-            about = {"shape": shape, "images": counts, "skipped": skipped[:20], "sha256": digest.hexdigest()}
-            write_header(file, {**made, **about})
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink()
-        raise
 
 
 def decoded(
@@ -179,17 +250,29 @@ def decode(read: Read, prepare: Preparation, names: Sequence[str]) -> list[np.nd
     for name in names:
         try:
             results.append(prepare(read(name)))
-        except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:  # what Pillow raises
+        except Exception as error:  # a damaged file makes Pillow and zipfile raise almost any
             results.append(error)
     return results
 
 
-def refuse(name: str, error: Exception, skip: bool) -> None:
-    """Stop at an image that cannot be decoded, unless told to skip it."""
+def refuse(name: str, error: Exception, skip: bool, broken: int) -> None:
+    """Stop at an image that cannot be decoded, unless told to skip it and there are few of them."""
+    reason = "Pillow knows no such format" if isinstance(error, UnidentifiedImageError) else error
     if not skip:
         raise DataError(
-            f"{name} cannot be decoded ({error}). Fetch it again, or leave such images out with data.on_corrupt=skip."
+            f"{name} cannot be decoded ({reason}). Replace it, or leave such images out with data.on_corrupt=skip."
         ) from error
+    if broken > BROKEN:
+        raise DataError(
+            f"More than {BROKEN} images cannot be decoded, the last of them {name} ({reason}): the set is damaged. "
+            "Fetch or copy it again."
+        ) from error
+    tqdm.write(f"Left out {name}: it cannot be decoded ({reason}).", file=sys.stderr)
+
+
+def read_file(folder: Path, name: str) -> bytes:
+    """The bytes of folder/name."""
+    return (folder / name).read_bytes()
 
 
 def require_space(folder: Path, size: int) -> None:

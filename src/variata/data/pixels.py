@@ -23,20 +23,36 @@ def binarise(images: Tensor, generator: Generator | None = None) -> Tensor:
 
 
 def dequantise(images: Tensor, generator: Generator | None = None) -> Tensor:
-    """x = (g + u) / 256 with u uniform on [0, 1): its density bounds the mass of g (Theis et al. 2016, 1511.01844)."""
-    noise = torch.rand(images.shape, generator=generator, device=images.device)
-    return (images + noise) / 256
+    """x = (g + u) / 256 with u uniform on [0, 1): its density bounds the mass of g (Theis et al. 2016, 1511.01844).
+
+    u is a multiple of 2^-16, so that x = (2^16 g + 2^16 u) / 2^24 is exact in float32: floor(256 x) = g, and x < 1.
+    """
+    noise = random_bytes(2 * images.numel(), images.device, generator).view(torch.uint16)
+    return noise.view(images.shape).float().add_(images, alpha=2**16).mul_(2.0**-24)
+
+
+def mirror(images: Tensor) -> Tensor:
+    """Each image with probability 1/2 flipped left to right."""
+    n = len(images)
+    flipped = torch.randint(0, 2, (n,), device=images.device)
+    # a third of the time of torch.where, which copies bytes one by one
+    return torch.cat([images, images.flip(-1)]).index_select(0, torch.arange(n, device=images.device) + n * flipped)
 
 
 def uniform_255(images: Tensor, generator: Generator | None = None) -> Tensor:
     """Integers uniform on 0..254 as uint8, the shape of images, so that `u < g` has probability exactly g / 255.
 
-    On a CPU: random bytes, eight to a draw, and a second draw for the one in 256 that is 255.
+    On a CPU: random bytes, and a second draw for the one in 256 that is 255.
     """
     if images.device.type != "cpu":
         return torch.randint(0, 255, images.shape, generator=generator, dtype=torch.uint8, device=images.device)
-    words = torch.empty(-(-images.numel() // 8), dtype=torch.int64).random_(-(2**63), None, generator=generator)
-    u = words.view(torch.uint8)[: images.numel()]
+    u = random_bytes(images.numel(), images.device, generator)
     (rejected,) = (u == 255).nonzero(as_tuple=True)
     u[rejected] = torch.randint(0, 255, rejected.shape, generator=generator, dtype=torch.uint8)
     return u.view(images.shape)
+
+
+def random_bytes(n: int, device: torch.device, generator: Generator | None) -> Tensor:
+    """Uniform on 0..255, uint8 [n], drawn eight at a time."""
+    words = torch.empty(-(-n // 8), dtype=torch.int64, device=device).random_(-(2**63), None, generator=generator)
+    return words.view(torch.uint8)[:n]

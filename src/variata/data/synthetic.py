@@ -34,7 +34,7 @@ def linear_gaussian(
     if min(factors, images) < 1 or noise <= 0:
         raise ConfigError(f"data=linear_gaussian takes positive numbers, got {factors=}, {noise=}, {images=}.")
     load = partial(load_linear_gaussian, tuple(shape), factors, noise, images, eval_seed)
-    protocol = f"linear_gaussian shape={list(shape)} factors={factors} noise={noise} images={images} seed={eval_seed}"
+    protocol = f"linear_gaussian shape={list(shape)} factors={factors} noise={noise} seed={eval_seed}"
     return ImageDataModule(load, as_real, "real", shape, protocol, batch_size, eval_batch_size, eval_seed)
 
 
