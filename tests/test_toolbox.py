@@ -36,14 +36,16 @@ def test_the_vector_of_an_attribute_is_the_difference_of_the_groups():
         mean_difference(codes, torch.ones(4000, dtype=torch.bool))
 
 
-def test_a_probe_is_the_linear_discriminant_and_its_direction_moves_the_logit_as_the_vector_does():
+def test_a_probe_is_the_linear_discriminant_and_no_step_as_long_moves_its_logit_more():
     codes, has, vector = two_groups()
     probes = fit_probes(codes, has[:, None])
     discriminant = vector / torch.tensor([1.0, 0.25, 9.0])  # covariance^-1 (mean_1 - mean_0): two equal Gaussians
     assert torch.allclose(probes.weight[0], discriminant, atol=0.35)
-    direction = probe_direction(probes.weight[0], vector)
-    moved = [probes.logits(codes + step) - probes.logits(codes) for step in (vector, direction)]
-    assert torch.allclose(*moved, atol=1e-4) and direction.norm() < vector.norm()
+    direction, steps = probe_direction(probes.weight[0], vector), torch.randn(1000, 3)
+    steps = torch.cat([vector[None], vector.norm() * steps / steps.norm(dim=1, keepdim=True)])
+    moved = probes.logits(steps) - probes.bias
+    assert direction.norm() == pytest.approx(vector.norm().item())
+    assert (probes.logits(direction[None]) - probes.bias).item() >= moved.max()
 
 
 def test_a_probe_ranks_held_out_images_as_well_as_the_groups_can_be_told_apart():

@@ -117,12 +117,14 @@ def report(name: str, results: dict) -> None:
         caption="change of the probes' logits on held-out images, decoded and encoded again, in standard deviations",
         title_justify="left",
     )
-    for heading in ("direction", "strength", name, "others, mean size", "most moved others"):
+    for heading in ("direction", "strength", name, "others", "most moved"):
         table.add_column(heading)
     for kind in ("mean", "probe"):
         found = results[kind]
         for t, strength in enumerate(found["strengths"]):
-            most = sorted(found["each"], key=lambda other: -abs(found["each"][other][t]))[:3]
+            if strength == 0:  # where nothing moves
+                continue
+            most = sorted(found["each"], key=lambda other: -abs(found["each"][other][t]))[:2]
             listed = ", ".join(f"{other} {found['each'][other][t]:+.2f}" for other in most)
             table.add_row(kind, f"{strength:+g}", f"{found['moved'][t]:+.2f}", f"{found['others'][t]:.2f}", listed)
     Console().print(table)

@@ -1,7 +1,7 @@
 r"""Directions of attributes in latent space, and how well they do. Shapes: N images, A attributes, D latent dims.
 
 The vector of an attribute is \(E[z | a = 1] - E[z | a = 0]\) (Larsen et al. 2016, https://arxiv.org/abs/1512.09300);
-its probe's direction is the normal of a logistic regression, scaled so that a unit of either moves the logit alike.
+its probe's direction is the normal of a logistic regression, as long as that vector.
 """
 
 from dataclasses import dataclass
@@ -86,9 +86,11 @@ def fit_probes(codes: Tensor, values: Tensor) -> Probes:
 
 
 def probe_direction(weight: Tensor, vector: Tensor) -> Tensor:
-    """The normal [D] of a probe, as long as the vector [*D] reaches along it: the same change of the logit."""
-    flat = vector.flatten()
-    return (weight * (weight @ flat) / (weight @ weight)).view_as(vector)
+    """The normal [D] of a probe, as long as the attribute's vector [*D]: no step of that length moves its logit more.
+
+    Shen et al. 2020 (InterFaceGAN), https://arxiv.org/abs/1907.10786
+    """
+    return (weight * vector.norm() / weight.norm()).view_as(vector)
 
 
 def areas(probes: Probes, codes: Tensor, values: Tensor) -> list[float]:
