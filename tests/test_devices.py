@@ -231,4 +231,4 @@ def test_two_machines_train_and_evaluate_as_one(tmp_path):
     assert done.returncode == 0, done.stderr
     (run,) = (path.parent for path in outputs.rglob("results.json"))
     assert results(run)["train/steps"] == 8 and results(run)["test/images"] == 500
-    assert done.stdout.count("test NLL") == 1
+    assert done.stdout.count("2 x cpu") == done.stdout.count("test NLL") == 1
