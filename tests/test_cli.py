@@ -269,15 +269,6 @@ def test_interrupted_run_is_saved_closed_and_can_go_on(train, tmp_path, number, 
 
 
 @pytest.mark.slow
-def test_two_devices_share_a_run(train):
-    answer = train(*QUICK, "trainer.devices=2", "trainer.max_epochs=1", "logger=none")
-    assert answer.code == 0, answer.err
-    r = results(answer.run)  # there is one
-    assert r["train/steps"] == 1397 // 64 and r["test/images"] == 200 and r["status"] == "finished"
-    assert "2 x cpu" in answer.out and answer.out.count("test NLL") == 1
-
-
-@pytest.mark.slow
 def test_multirun_gives_each_job_a_directory(train, tmp_path):
     answer = train("-m", *QUICK, "seed=1,2,3", "logger=none", "trainer.max_epochs=1")
     assert answer.code == 0, answer.err

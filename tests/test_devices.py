@@ -7,28 +7,26 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
 
 from conftest import ROOT, Answer, environment, train_command
+from variata.cli.crew import Crew
+from variata.cli.train import processes
+from variata.errors import ConfigError
 
 pytestmark = pytest.mark.slow
 
-QUICK = ["data=digits", "model=mlp_vae", "trainer=cpu", "compile=false", "logger=none", "callbacks=[]"]
-QUICK += ["model.encoder.widths=[16]", "trainer.max_steps=8", "trainer.limit_train_batches=8", "evaluate.samples=5"]
+QUICK = ["data=linear_gaussian", "data.images=500", "data.batch_size=50", "model=mlp_vae", "trainer=cpu", "logger=none"]
+QUICK += ["compile=false", "callbacks=[]", "model.encoder.widths=[16]", "trainer.max_steps=8", "evaluate.samples=5"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 
 
 def results(run):
     return json.loads((run / "results.json").read_text())
-
-
-def torchrun(tmp_path, *overrides) -> Answer:
-    command = [*TORCHRUN, *train_command(tmp_path / "outputs", *overrides)[1:]]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment(), cwd=tmp_path)
-    return Answer(done.returncode, done.stdout, done.stderr, tmp_path / "outputs")
 
 
 # --- updates ----------------------------------------------------------------------------------------------------------
@@ -67,41 +65,59 @@ def test_devices_draw_noise_of_their_own_also_after_a_resume(steps):
 # --- evaluation -------------------------------------------------------------------------------------------------------
 
 
-def test_figures_do_not_depend_on_the_number_of_devices(train, tmp_path):
-    trained = train(*QUICK, "data.eval_batch_size=80")  # 200 images in 3 batches: 2 for one device, 1 for the other
-    assert trained.code == 0, trained.err
-    found = {}
-    for devices in (1, 2):
-        run = tmp_path / str(devices)
-        shutil.copytree(trained.run, run)
-        answer = train(f"resume={run}", f"trainer.devices={devices}")  # at its end: evaluates only
-        assert answer.code == 0, answer.err
-        found[devices] = {name: value for name, value in results(run).items() if name.startswith("test/")}
-    assert found[1] == pytest.approx(found[2], rel=1e-6)
-    assert found[2]["test/images"] == 200
+def test_figures_do_not_depend_on_the_number_of_devices(multirun, train):
+    run = multirun.outputs / "resumed"
+    shutil.copytree(jobs(multirun)[1], run)  # 500 images in batches of 200: two for one device, one for the other
+    answer = train(f"resume={run}", "trainer.devices=1")  # at its end: evaluates only
+    assert answer.code == 0, answer.err
+    one, two = results(run), results(jobs(multirun)[1])
+    assert "1 x cpu" in answer.out and one["train/steps"] == 8
+    figures = [name for name in two if name.startswith("test/")]
+    assert {name: one[name] for name in figures} == pytest.approx({name: two[name] for name in figures}, rel=1e-6)
+    assert two["test/images"] == 500
 
 
 # --- one run ----------------------------------------------------------------------------------------------------------
 
-MULTIRUN = [*QUICK, "-m", "seed=1,2", "trainer.devices=2", "data.batch_size_per_device=16"]
+
+def start(folder, python, *overrides):
+    command = [*python, *train_command(folder / "outputs", *overrides)[1:]]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(), cwd=folder)
+    return Answer(done.returncode, done.stdout, done.stderr, folder / "outputs")
 
 
-@pytest.mark.parametrize("start", ["train.py", "torchrun"])
-def test_a_multirun_on_two_devices_is_one_tree(train, tmp_path, start):
-    answer = train(*MULTIRUN) if start == "train.py" else torchrun(tmp_path, *MULTIRUN)
-    assert answer.code == 0, answer.err
+@pytest.fixture(scope="module")
+def multirun(tmp_path_factory):
+    """Two runs on two devices, of which the second diverges."""
+    job = ["likelihood=gaussian", "trainer.devices=2", "data.batch_size_per_device=16", "optimizer.lr=1e-3,1e30"]
+    return start(tmp_path_factory.mktemp("multirun"), [sys.executable], "-m", *QUICK, *job, "scheduler=none")
+
+
+def jobs(answer):
     (tree,) = answer.outputs.glob("multirun/*")
-    assert sorted(path.relative_to(tree).as_posix() for path in answer.outputs.rglob("results.json")) == [
-        "0/results.json",
-        "1/results.json",
-    ]
-    assert [results(tree / job)["seed"] for job in "01"] == [1, 2]
-    assert results(tree / "0")["train/steps"] == 8 and results(tree / "0")["test/images"] == 200
-    assert (
-        answer.out.count("2 x cpu") == answer.out.count("test NLL") == answer.out.count("8 updates of 32 images") == 2
-    )
-    assert "Traceback" not in answer.err and "Warning" not in answer.err
-    assert {path.name for path in (tree / "0").iterdir()} == {
+    return answer, *sorted(path.parent for path in tree.rglob("results.json"))
+
+
+def test_a_multirun_on_two_devices_is_one_tree_and_one_voice(multirun):
+    assert multirun.code == 1 and multirun.err.count("variata:") == 1 and "Traceback" not in multirun.err
+    assert "The loss is not finite" in multirun.said and "Warning" not in multirun.err
+    assert_a_whole_run(*jobs(multirun), "8 updates of 32 images")
+
+
+def test_a_multirun_under_torchrun_is_one_tree_and_goes_on_after_an_error_all_meet(tmp_path):
+    job = ["trainer.devices=2", "likelihood=gaussian,bernoulli,gaussian"]
+    answer = start(tmp_path, TORCHRUN, "-m", *QUICK, *job)
+    assert answer.code != 0 and answer.err.count("variata:") == 1
+    assert "is no density of real data" in answer.said
+    assert_a_whole_run(*jobs(answer), "8 updates of 50 images")
+
+
+def assert_a_whole_run(answer, run, other, updates):
+    """The first job of two is complete, and both are shown once."""
+    assert results(run)["status"] == "finished" and results(run)["test/images"] == 500
+    assert results(run)["train/steps"] == 8 and run.parent == other.parent
+    assert answer.out.count("2 x cpu") == answer.out.count(updates) == 2
+    assert {path.name for path in run.iterdir()} == {
         *("checkpoints", "config.yaml", "metrics.csv", "overrides.txt", "results.json", "train.log")
     }
 
@@ -109,14 +125,14 @@ def test_a_multirun_on_two_devices_is_one_tree(train, tmp_path, start):
 # --- how it ends ------------------------------------------------------------------------------------------------------
 
 
-def processes(pid: int) -> dict[int, str]:
+def below(pid: int) -> dict[int, str]:
     """All processes below one: rank by id, empty where it is no worker."""
     table = [(int(path.name), int(path.joinpath("stat").read_text().rpartition(")")[2].split()[1]))
              for path in Path("/proc").iterdir() if path.name.isdigit()]  # fmt: skip
-    below = {pid}
+    found = {pid}
     for _ in range(4):
-        below |= {child for child, parent in table if parent in below}
-    return {child: rank(child) for child in below - {pid}}
+        found |= {child for child, parent in table if parent in found}
+    return {child: rank(child) for child in found - {pid}}
 
 
 def rank(pid: int) -> str:
@@ -134,9 +150,9 @@ def until(condition):
 @pytest.fixture
 def running(tmp_path):
     """A run on two devices that would not end, once it has a checkpoint to go on from."""
-    command = train_command(tmp_path / "outputs", *QUICK, "trainer.devices=2", "trainer.max_steps=1000000")
+    endless = ["trainer.max_steps=-1", "trainer.max_epochs=1000000", "checkpoint_every=0.5"]
     process = subprocess.Popen(
-        [*command, "trainer.limit_train_batches=1.0", "trainer.max_epochs=-1", "checkpoint_every=0.5"],
+        train_command(tmp_path / "outputs", *QUICK, "likelihood=gaussian", "trainer.devices=2", *endless),
         env=environment(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -152,12 +168,12 @@ def running(tmp_path):
 
 @pytest.mark.parametrize("lost", ["0", "1", "starter"])
 def test_a_killed_process_ends_the_whole_run(running, tmp_path, lost):
-    below = processes(running.pid)
-    ranks = {rank: pid for pid, rank in below.items()}
+    started = below(running.pid)
+    ranks = {rank: pid for pid, rank in started.items()}
     os.kill(running.pid if lost == "starter" else ranks[lost], signal.SIGKILL)
     _, err = running.communicate(timeout=30)
     assert running.returncode != 0
-    assert until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in below)), "processes are left"
+    assert until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in started)), "processes are left"
     if lost == "starter":
         return
     (run,) = (path.parent for path in tmp_path.rglob("config.yaml"))
@@ -168,7 +184,7 @@ def test_a_killed_process_ends_the_whole_run(running, tmp_path, lost):
 
 
 def test_ctrl_c_on_two_devices_is_saved_and_told_once(running, tmp_path):
-    below = processes(running.pid)
+    started = below(running.pid)
     os.killpg(running.pid, signal.SIGINT)  # as a terminal does
     _, err = running.communicate(timeout=30)
     assert running.returncode == 130, err
@@ -177,34 +193,19 @@ def test_ctrl_c_on_two_devices_is_saved_and_told_once(running, tmp_path):
     assert results(run)["status"] == "interrupted"
     saved = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["variata"]
     assert saved["step"] == results(run)["train/steps"]  # not one of those written on the way
-    assert not any(Path(f"/proc/{pid}").exists() for pid in below)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in started)
 
 
-def test_what_all_devices_find_wrong_is_told_once(train):
-    answer = train(*QUICK, "trainer.devices=2", "data.binarize=none")
-    assert answer.code == 2
-    assert answer.err.startswith("variata:") and answer.err.count("variata:") == 1 and "Traceback" not in answer.err
-    assert "is no density of 8-bit data" in answer.said
-    assert not answer.outputs.exists() or not list(answer.outputs.rglob("*"))
+def test_a_launcher_is_named_where_one_is_needed():
+    with pytest.raises(ConfigError, match="torchrun --nnodes=2 --nproc-per-node=4"):
+        processes({"num_nodes": 2, "devices": 4})
 
 
-def test_divergence_on_two_devices_is_a_failed_run(train):
-    answer = train(*QUICK, "trainer.devices=2", "optimizer.lr=1e30", "scheduler=none")
-    assert answer.code == 1 and answer.err.count("The loss is not finite") == 1 and "Traceback" not in answer.err
-    assert results(answer.run)["status"] == "failed"
-
-
-def test_a_launcher_is_named_where_one_is_needed(train):
-    answer = train(*QUICK, "trainer.num_nodes=2", "trainer.devices=4")
-    assert answer.code == 2 and "torchrun --nnodes=2 --nproc-per-node=4" in answer.said
-    assert not answer.outputs.exists()
-
-
-def test_a_launcher_that_started_another_number_is_told(tmp_path):
-    answer = torchrun(tmp_path, *QUICK, "trainer.devices=3")
-    assert answer.code != 0 and answer.err.count("variata:") == 1
-    assert "Give trainer.devices=2 trainer.num_nodes=1" in answer.said
-    assert not list(answer.outputs.rglob("*"))
+@pytest.mark.parametrize(("nodes", "devices", "fits"), [(2, 4, True), (2, "auto", True), (2, [0, 1, 2, 3], True),
+                                                        (1, 8, False), (2, 3, False), (2, [0], False)])  # fmt: skip
+def test_a_launcher_that_started_another_number_is_told(nodes, devices, fits):
+    with nullcontext() if fits else pytest.raises(ConfigError, match=r"Give trainer\.devices=4 trainer\.num_nodes=2"):
+        Crew(rank=0, nodes=2, devices=4).require(nodes, devices)
 
 
 def namespaces() -> bool:
@@ -220,7 +221,7 @@ def namespaces() -> bool:
 def test_two_machines_train_and_evaluate_as_one(tmp_path):
     script, outputs = str(ROOT / "scripts" / "two_nodes.sh"), tmp_path / "outputs"
     done = subprocess.run(
-        [script, *(word for word in QUICK if word != "trainer=cpu"), f"outputs={outputs}"],
+        [script, *(word for word in QUICK if word != "trainer=cpu"), "likelihood=gaussian", f"outputs={outputs}"],
         capture_output=True,
         text=True,
         env={**environment(), "PYTHON": sys.executable},
@@ -229,5 +230,5 @@ def test_two_machines_train_and_evaluate_as_one(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     (run,) = (path.parent for path in outputs.rglob("results.json"))
-    assert results(run)["train/steps"] == 8 and results(run)["test/images"] == 200
-    assert done.stdout.count("test NLL") == 1
+    assert results(run)["train/steps"] == 8 and results(run)["test/images"] == 500
+    assert done.stdout.count("2 x cpu") == done.stdout.count("test NLL") == 1

@@ -14,7 +14,7 @@ from variata.errors import ConfigError, UserError
 if TYPE_CHECKING:
     from torch.distributed import Store
 
-AGREE = timedelta(seconds=20)  # for all devices to meet the error that one met
+PATIENCE = timedelta(seconds=20)  # until all devices are where one is
 FOREVER = timedelta(days=365)
 
 
@@ -44,16 +44,24 @@ class Crew:
                 f"trainer.num_nodes={self.nodes}, or start with {torchrun(nodes, number)} train.py ..."
             )
 
-    def hand_out(self, job: Job | None) -> None:
-        """Give every process its next job; None sends them home."""
-        self.store.set(f"job/{self.jobs}", job.dumps() if job else "")
+    def hand_out(self, job: Job) -> None:
+        """Give every process its next job."""
+        self.store.set(f"job/{self.jobs}", job.dumps())
         self.jobs += 1
 
+    def dismiss(self) -> None:
+        """Send the others home, and let them go first: what they hear it from may end with this process."""
+        self.store.set(f"job/{self.jobs}", "")
+        self._all_reach("home")
+
     def receive(self) -> Job | None:
-        """The next job, when it is there."""
+        """The next job, when it is there; None when there are no more."""
         text = self.store.get(f"job/{self.jobs}").decode()
         self.jobs += 1
-        return Job.loads(text) if text else None
+        if text:
+            return Job.loads(text)
+        self.store.set(f"home/{self.rank}", "")
+        return None
 
     @contextmanager
     def agreeing(self) -> Iterator[None]:
@@ -61,15 +69,15 @@ class Crew:
         try:
             yield
         except (UserError, OSError):
-            self.alone = not self._all_failed()
+            self.alone = not self._all_reach(f"failed/{self.jobs}")
             raise
 
-    def _all_failed(self) -> bool:
+    def _all_reach(self, point: str) -> bool:
         from torch.distributed import DistStoreError
 
-        self.store.set(f"failed/{self.jobs}/{self.rank}", "")
+        self.store.set(f"{point}/{self.rank}", "")
         try:
-            self.store.wait([f"failed/{self.jobs}/{rank}" for rank in range(self.nodes * self.devices)], AGREE)
+            self.store.wait([f"{point}/{rank}" for rank in range(self.nodes * self.devices)], PATIENCE)
         except DistStoreError:
             return False
         return True
@@ -91,7 +99,7 @@ class Crew:
             wait_for_workers=False,
             multi_tenant=True,
         )
-        return PrefixStore("variata", store)
+        return PrefixStore(f"variata/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
 
 
 def torchrun(nodes: int, devices: Any) -> str:

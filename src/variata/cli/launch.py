@@ -166,10 +166,10 @@ def main() -> int:
         return guarded(job)
     from variata.cli.worker import begin, follow
 
-    begin(others.rank)
+    begin(others.rank, others.devices)
     if others.rank > 0:
         return follow(others)
-    try:
-        return guarded(job)
-    finally:
-        others.hand_out(None)
+    code = guarded(job)
+    if code < 128:  # a signal reaches the others too
+        others.dismiss()
+    return code

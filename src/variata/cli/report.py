@@ -36,7 +36,7 @@ def plan(folder: Path, data: ImageDataModule, vae: VAE, trainer: pl.Trainer, con
         "model": f"{parameters(vae):,} parameters ({counts}), latent {latents}",
         "memory": f"{16 * parameters(vae) / MIB:.0f} MiB for weights, gradients and optimizer, beside activations",
         "training": f"{total:,} updates of {data.batch_size} images, {updates:,} per epoch, seed {config['seed']}",
-        "device": f"{trainer.num_devices} x {trainer.strategy.root_device.type}, precision {trainer.precision}",
+        "device": f"{trainer.world_size} x {trainer.strategy.root_device.type}, precision {trainer.precision}",
         "test": f"NLL with {config['evaluate']['samples']:,} samples per image",
     }
     show("plan", rows, [folder])

@@ -26,7 +26,7 @@ PATIENCE = 20.0  # seconds from a signal to the end of the process: less than th
 def main() -> int:
     """Do the job in the file the agent names, and leave to the agent to tell how it ended."""
     job, rank = Job.loads(Path(sys.argv[1]).read_text()), int(os.environ["RANK"])
-    begin(rank)
+    begin(rank, int(os.environ["LOCAL_WORLD_SIZE"]))
     if rank == 0:
         logging.config.dictConfig(job.logging)
     try:
@@ -58,17 +58,19 @@ def follow(crew: Crew) -> int:
 def run(job: Job) -> None:
     """`work`, where what the operating system refuses is an error of the user's too."""
     checked(job.config)  # another process sent it: the same gate as for a configuration from elsewhere
+    if job.config["resume"] and not job.folder.is_dir():
+        raise RunError(f"{job.folder} is not on this machine: to resume, all machines need a common folder of runs.")
     try:
         work(job)
     except OSError as error:
         raise RunError(explain(error)) from error
 
 
-def begin(rank: int) -> None:
+def begin(rank: int, devices: int) -> None:
     """What every process of several needs: its share of the cores, an end in sight, one voice."""
     quiet()
     if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, torch.get_num_threads() // int(os.environ["LOCAL_WORLD_SIZE"])))
+        torch.set_num_threads(max(1, torch.get_num_threads() // devices))
     end_in_time()
     if rank > 0:
         logging.getLogger().addHandler(logging.NullHandler())
