@@ -1,7 +1,10 @@
 """Faces, packed once: made-up photographs in the official layout, and the real ones where they are."""
 
 import io
+import resource
 import shutil
+import subprocess
+import sys
 import threading
 import zipfile
 
@@ -9,6 +12,7 @@ import hydra
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from PIL import Image
 
 from conftest import DATA, ROOT, needs_celeba
@@ -119,6 +123,75 @@ def test_two_jobs_that_start_together_build_once(faces):
         job.join()
     assert sorted(count) == sorted(sizes)
     assert torch.equal(results[0]["train"], results[1]["train"])
+
+
+PROCESS = """
+import os, sys, time
+from pathlib import Path
+from variata.data import celeba, packed
+root = Path(sys.argv[1])
+marks, read = celeba.images(root / "celeba")
+def counted(name):
+    for _ in range(6000):  # until both have started
+        if len(list(root.glob("started-*"))) < 2:
+            time.sleep(0.01)
+    with (root / "read.txt").open("a") as file:
+        file.write(name + "\\n")
+    return read(name)
+splits = celeba.partition(root / "celeba" / "list_eval_partition.txt", marks)
+(root / f"started-{os.getpid()}").touch()
+images = packed.Packed(root / "y.pack", splits, marks, counted, packed.Preparation((3, 16, 16), None, "box")).load()
+print(int(images["test"].sum()))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_that_start_together_build_once(faces):
+    command = [sys.executable, "-c", PROCESS, str(faces)]
+    jobs = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    sums = [job.communicate(timeout=100)[0] for job in jobs]
+    assert sorted((faces / "read.txt").read_text().split()) == sorted(images(faces / "celeba")[0])
+    assert sums == [f"{int(pack(faces)['test'].sum())}\n"] * 2
+
+
+def test_who_waits_for_another_job_says_so(faces, monkeypatch):
+    monkeypatch.setattr(packing, "PATIENCE", 0.01)
+    other, said = FileLock(faces / "x.pack.lock"), []
+    other.acquire()
+    # the other job ends as soon as this one has said that it waits
+    monkeypatch.setattr(packing.tqdm, "write", lambda message, file: (said.append(message), other.release()))
+    assert len(pack(faces)["train"]) == 8
+    assert said == [f"Waiting for another job that packs {faces / 'x.pack'}."]
+
+
+@pytest.fixture
+def small_files():
+    """No file of this process may grow above 300 kB: to a writer as if the disk were full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_disk_that_fills_up_is_told_and_nothing_half_written_stays(faces, small_files):
+    with pytest.raises(DataError, match=r"celeba-128-.*\.pack cannot be written.*data\.cache \(or VARIATA_CACHE\)"):
+        data(faces, shape=(3, 128, 128))  # 640 kB
+    assert not [path for path in (faces / "cache").iterdir() if path.stat().st_size]
+
+
+def test_a_cache_that_is_no_folder_is_told(faces):
+    (faces / "cache").write_text("a file")
+    with pytest.raises(DataError, match=r"cannot be written or read.*data\.cache"):
+        data(faces)
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_answered_with_a_paragraph(faces, small_files, train, tmp_path):
+    options = [f"data.root={faces}", f"data.cache={faces / 'cache'}", "data.shape=[3,128,128]", "data.batch_size=4"]
+    answer = train("data=celeba", *options, "logger=none")
+    assert answer.code == 2 and "Traceback" not in answer.err
+    assert "cannot be written or read: File too large. Set data.cache" in answer.said
+    assert not answer.outputs.exists() and not list((faces / "cache").glob("*.tmp"))
 
 
 def test_an_image_that_cannot_be_decoded_is_named_or_skipped(faces):

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue
 from yaml import YAMLError
 
 from variata import __version__, checkpoints
 from variata.core import VAE
 from variata.data.module import ImageDataModule
-from variata.errors import RunError
+from variata.errors import ConfigError, RunError
 from variata.targets import build, check
 
 Config = dict[str, Any]
@@ -80,8 +81,15 @@ def read_config(run: Path) -> Config:
 
 
 def plain(config: DictConfig) -> Config:
-    """A configuration as plain dictionaries, interpolations resolved."""
-    return cast(Config, OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
+    """A configuration as plain dictionaries, interpolations resolved.
+
+    Raises:
+        ConfigError: A value that only the user knows was not given.
+    """
+    try:
+        return cast(Config, OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
+    except MissingMandatoryValue as error:
+        raise ConfigError(f"{error.full_key} has no default: give it a value, {error.full_key}=...") from error
 
 
 def write_config(run: Path, config: Config, overrides: list[str]) -> None:

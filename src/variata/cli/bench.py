@@ -28,8 +28,11 @@ from variata import runs
 from variata.callbacks import Progress
 from variata.cli.launch import CONF, guarded
 from variata.cli.train import assemble, quiet
+from variata.data.celeba import present
+from variata.data.module import ImageDataModule
 from variata.errors import RunError
 from variata.loggers import CSV
+from variata.training import Training
 
 BATCH, ROUNDS = 128, 9
 MODEL = ["model=mlp_vae", "model.latent=20", "model.encoder.widths=[400]", "logger=none"]
@@ -43,7 +46,7 @@ def main() -> int:
 def bench() -> None:
     """Measure everything."""
     quiet()
-    results = {**speed(), **startup(), **memory()}
+    results = {**speed(), **celeba(), **startup(), **memory()}
     path = Path("outputs/bench.json")
     path.parent.mkdir(exist_ok=True)
     runs.write(path, json.dumps(results, indent=2) + "\n")
@@ -81,8 +84,7 @@ class Turns(Callback):
 def speed() -> dict[str, Any]:
     """Images per second of the three loops, medians over rounds; the first two rounds warm up."""
     overrides = [*MODEL, "beta=constant", "scheduler=none", "compile=true", f"trainer.max_epochs={ROUNDS + 2}"]
-    with hydra.initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
-        config = runs.plain(hydra.compose("config", overrides))
+    config = composed(overrides)
     pl.seed_everything(1, verbose=False)
     data = runs.data_of(config)
     training, _ = assemble(config, data)
@@ -112,6 +114,12 @@ def speed() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }
+
+
+def composed(overrides: list[str]) -> runs.Config:
+    """The configuration of a command."""
+    with hydra.initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
+        return runs.plain(hydra.compose("config", overrides))
 
 
 class Plain(nn.Module):
@@ -172,6 +180,50 @@ class Order:
 
     def __call__(self) -> list[Tensor]:
         return [batch for batch in torch.randperm(self.n).split(BATCH) if len(batch) == BATCH]
+
+
+# --- what photographs cost --------------------------------------------------------------------------------------------
+
+
+def celeba() -> dict[str, float]:
+    """What packing the faces takes, and the share of input in an update of conv_vae; nothing where there are none."""
+    with tempfile.TemporaryDirectory() as folder:
+        config = composed(["data=celeba", "logger=none", f"data.cache={folder}"])
+        if not present(Path(config["data"]["root"])):
+            return {}
+        pl.seed_everything(1, verbose=False)
+        data = runs.data_of(config)
+        begun = time.perf_counter()
+        images = sum(map(len, data.load().values()))
+        packing = images / (time.perf_counter() - begun)
+        data.setup()
+        inputs, rest = update_seconds(data, assemble(config, data)[0])
+    return {
+        "celeba_input_ms": round(1e3 * inputs, 3),
+        "celeba_step_ms": round(1e3 * (inputs + rest), 3),
+        "celeba_input_share": round(inputs / (inputs + rest), 4),
+        "celeba_packing_images_per_second": round(packing),
+    }
+
+
+def update_seconds(data: ImageDataModule, training: Training) -> tuple[float, float]:
+    """Seconds of an update, compiled: for its images, and for all else; medians over an epoch, after one to warm up."""
+    step, optimizer, beta = torch.compile(training._terms), training.configure_optimizers(), torch.ones(())
+    inputs, rest = [], []
+    for _ in range(2):
+        begun = time.perf_counter()
+        for batch in data.train_dataloader():
+            x = data.prepare(batch, "train")
+            ready = time.perf_counter()
+            step(x, beta)[0].backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            done = time.perf_counter()
+            inputs.append(ready - begun)
+            rest.append(done - ready)
+            begun = done
+    half = len(rest) // 2
+    return statistics.median(inputs[half:]), statistics.median(rest[half:])
 
 
 # --- start-up and memory, of whole processes --------------------------------------------------------------------------

@@ -96,7 +96,8 @@ class Packed:
     Args:
         path: Of the packed file.
         splits: Names of the images of each split, in order.
-        sizes: Bytes of each image's file: with the names they tell whether the images are still the same.
+        marks: Of each image's file, what changes when it does, like its size; with the names they tell whether the
+            images are still the same.
         read: From a name to the bytes of its file.
         prepare: From those bytes to pixels.
         on_corrupt: What an image that cannot be decoded does: "stop", or "skip" it.
@@ -106,7 +107,7 @@ class Packed:
         self,
         path: Path,
         splits: Mapping[str, Sequence[str]],
-        sizes: Mapping[str, int],
+        marks: Mapping[str, Any],
         read: Read,
         prepare: Preparation,
         on_corrupt: str = "stop",
@@ -115,7 +116,7 @@ class Packed:
             raise ConfigError(f"data.on_corrupt={on_corrupt} is unknown. Use stop or skip.")
         self.path, self.splits, self.read, self.prepare = path, splits, read, prepare
         self.skip, self.total = on_corrupt == "skip", sum(map(len, splits.values()))
-        self.made = json.loads(json.dumps({"from": fingerprint(splits, sizes), "how": asdict(prepare)}))
+        self.made = json.loads(json.dumps({"from": fingerprint(splits, marks), "how": asdict(prepare)}))
         self.skipped: set[int] = set()  # places in the list of all images
 
     def load(self) -> dict[str, Tensor]:
@@ -220,9 +221,9 @@ def alone(path: Path) -> Iterator[None]:
         lock.release()
 
 
-def fingerprint(splits: Mapping[str, Sequence[str]], sizes: Mapping[str, int]) -> str:
-    """A hash of the names and sizes of all images, split by split."""
-    lines = (f"{split} {name} {sizes[name]}\n" for split, names in splits.items() for name in names)
+def fingerprint(splits: Mapping[str, Sequence[str]], marks: Mapping[str, Any]) -> str:
+    """A hash of the names and marks of all images, split by split."""
+    lines = (f"{split} {name} {marks[name]}\n" for split, names in splits.items() for name in names)
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
