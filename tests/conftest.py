@@ -4,8 +4,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 DATA = Path(os.environ.get("VARIATA_DATA", ROOT / "data")).resolve()
@@ -71,3 +73,27 @@ def train(tmp_path):
         return Answer(done.returncode, done.stdout, done.stderr, outputs)
 
     return run
+
+
+SPLITS = {"train": 8, "val": 3, "test": 2}  # of the made-up photographs
+
+
+@pytest.fixture
+def faces(tmp_path):
+    """13 photographs of 178x218 and their partition list, below tmp_path/celeba."""
+    folder = tmp_path / "celeba" / "img_align_celeba"
+    folder.mkdir(parents=True)
+    rng, rows = np.random.default_rng(0), []
+    for i, split in enumerate(split for split, n in enumerate(SPLITS.values()) for _ in range(n)):
+        coarse = Image.fromarray(rng.integers(0, 255, (8, 8, 3), dtype=np.uint8))
+        coarse.resize((178, 218), Image.Resampling.BICUBIC).save(folder / f"{i + 1:06}.jpg", quality=90)
+        rows.append(f"{i + 1:06}.jpg {split}\r\n")
+    (tmp_path / "celeba" / "list_eval_partition.txt").write_text("".join(rows))
+    write_attributes(tmp_path, range(1, 14))
+    return tmp_path
+
+
+def write_attributes(root, numbers):
+    """Of image number i: whether it is odd, whether it is above 6."""
+    rows = [f"{i:06}.jpg {i % 2 * 2 - 1:2} {(i > 6) * 2 - 1:2}\r\n" for i in numbers]
+    (root / "celeba" / "list_attr_celeba.txt").write_text(f"{len(rows)}\r\nOdd Late \r\n" + "".join(rows))

@@ -1,9 +1,11 @@
 """Directions in latent space, and the pictures made with them."""
 
+import json
 import sys
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from models import Returns
@@ -93,3 +95,29 @@ def test_commands_draw_a_trained_run(train, monkeypatch, capsys):
     assert "attributes" in capsys.readouterr().err
     assert command("interpolate", "--steps", "1") == 2
     assert "--steps at least 2" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_attributes_are_applied_and_judged(train, faces, monkeypatch, capsys):
+    options = [
+        "data.shape=[3,32,32]",
+        "data.batch_size=4",
+        "model.encoder.channels=[4,4]",
+        "model.encoder.blocks=[0,0]",
+    ]
+    place = [f"data.root={faces}", f"data.cache={faces}/cache", "callbacks.pictures.attributes=[Odd]"]
+    answer = train("data=celeba", *options, *place, "trainer.max_steps=4", "logger=none", "evaluate.samples=2")
+    assert answer.code == 0, answer.err
+    assert (answer.run / "images" / "attribute_Odd.png").is_file()
+    arguments = ["--attribute", "Odd", "--images", "2", "--strengths", "-1", "2"]
+    monkeypatch.setattr(sys, "argv", ["variata", str(answer.run), *arguments])
+    assert toolbox.main("attributes") == 0
+    assert "Odd: 4 of 8 training images" in capsys.readouterr().out
+    found = json.loads((answer.run / "attributes.json").read_text())["Odd"]
+    assert len(found["mean"]["vector"]) == 64 and list(found["mean"]["each"]) == ["Late"]
+    assert Image.open(answer.run / "images" / "attribute_Odd_probe.png").size == (2 * 34, 2 * 34)
+    monkeypatch.setattr(sys, "argv", ["variata", str(answer.run), "--attribute", "Even"])
+    assert toolbox.main("attributes") == 2
+    assert "There is no attribute Even in this data. Choose from Odd, Late." in " ".join(
+        capsys.readouterr().err.split()
+    )
