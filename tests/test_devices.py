@@ -9,14 +9,18 @@ import sys
 import time
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+import one_step
 from conftest import ROOT, Answer, environment, train_command
 from variata.cli.crew import Crew
 from variata.cli.train import processes
+from variata.data.digits import digits
 from variata.errors import ConfigError
+from wandb_file import records
 
 pytestmark = pytest.mark.slow
 
@@ -34,16 +38,13 @@ def results(run):
 
 @pytest.fixture(scope="module")
 def steps(tmp_path_factory):
-    """What one_step.py computes with one process and with two."""
-    folder, found = tmp_path_factory.mktemp("steps"), {}
-    for devices, python in ((1, [sys.executable]), (2, TORCHRUN)):
-        path = folder / f"{devices}.pt"
-        done = subprocess.run(
-            [*python, str(ROOT / "tests" / "one_step.py"), str(path)], capture_output=True, text=True, env=environment()
-        )
-        assert done.returncode == 0, done.stderr
-        found[devices] = torch.load(path, weights_only=True)
-    return found
+    """What one_step.py computes with one process, this one, and with two."""
+    one, two = (tmp_path_factory.mktemp("steps") / f"{devices}.pt" for devices in (1, 2))
+    one_step.main(one)
+    command = [*TORCHRUN, str(ROOT / "tests" / "one_step.py"), str(two)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment())
+    assert done.returncode == 0, done.stderr
+    return {1: torch.load(one, weights_only=True), 2: torch.load(two, weights_only=True)}
 
 
 def test_an_update_shared_by_two_devices_is_that_of_one(steps):
@@ -63,6 +64,22 @@ def test_devices_draw_noise_of_their_own_also_after_a_resume(steps):
 
 
 # --- evaluation -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("limit", [None, 2, 9])
+@pytest.mark.parametrize("devices", [1, 2, 3])
+def test_devices_share_all_images_batch_by_batch(devices, limit):
+    data = digits(eval_batch_size=60)  # 200 images: 60, 60, 60, 20
+    data.setup()
+    data.limits = {} if limit is None else {"test": limit}
+    turns = []
+    for rank in range(devices):
+        data.trainer = SimpleNamespace(global_rank=rank, world_size=devices)
+        turns.append(list(data.test_dataloader()))
+    assert len({len(batches) for batches in turns}) == 1  # else one waits for another
+    shared = [batch for step in zip(*turns, strict=True) for batch in step if len(batch)]
+    whole = data.images["test"].split(60)[:limit]
+    assert all(torch.equal(batch, other) for batch, other in zip(shared, whole, strict=True))
 
 
 def test_figures_do_not_depend_on_the_number_of_devices(multirun, train):
@@ -89,8 +106,9 @@ def start(folder, python, *overrides):
 @pytest.fixture(scope="module")
 def multirun(tmp_path_factory):
     """Two runs on two devices, of which the second diverges."""
-    job = ["likelihood=gaussian", "trainer.devices=2", "data.batch_size_per_device=16", "optimizer.lr=1e-3,1e30"]
-    return start(tmp_path_factory.mktemp("multirun"), [sys.executable], "-m", *QUICK, *job, "scheduler=none")
+    job = [word for word in QUICK if word != "logger=none"]
+    job += ["likelihood=gaussian", "trainer.devices=2", "data.batch_size_per_device=16", "optimizer.lr=1e-3,1e30"]
+    return start(tmp_path_factory.mktemp("multirun"), [sys.executable], "-m", *job, "scheduler=none")
 
 
 def jobs(answer):
@@ -102,6 +120,8 @@ def test_a_multirun_on_two_devices_is_one_tree_and_one_voice(multirun):
     assert multirun.code == 1 and multirun.err.count("variata:") == 1 and "Traceback" not in multirun.err
     assert "The loss is not finite" in multirun.said and "Warning" not in multirun.err
     assert_a_whole_run(*jobs(multirun), "8 updates of 32 images")
+    logged = [records(path)["run"] for path in multirun.outputs.glob("multirun/*/*/wandb/offline-*/*.wandb")]
+    assert len(logged) == 2 and len({run.run_group for run in logged}) == 1
 
 
 def test_a_multirun_under_torchrun_is_one_tree_and_goes_on_after_an_error_all_meet(tmp_path):
@@ -117,7 +137,7 @@ def assert_a_whole_run(answer, run, other, updates):
     assert results(run)["status"] == "finished" and results(run)["test/images"] == 500
     assert results(run)["train/steps"] == 8 and run.parent == other.parent
     assert answer.out.count("2 x cpu") == answer.out.count(updates) == 2
-    assert {path.name for path in run.iterdir()} == {
+    assert {path.name for path in run.iterdir()} - {"wandb"} == {
         *("checkpoints", "config.yaml", "metrics.csv", "overrides.txt", "results.json", "train.log")
     }
 
