@@ -16,12 +16,17 @@ from torch.distributions import normal
 from models import conv, small
 from variata.callbacks import Last
 from variata.data.digits import digits
+from variata.likelihoods import OptimalGaussian
 from variata.objectives import ELBO, IWAE
 from variata.schedules import Constant
 from variata.training import Training
 
 DEVICES = int(os.environ.get("WORLD_SIZE", 1))
-MODELS = {"mlp": lambda: small((1, 28, 28), latent=4, widths=(16,)), "conv": lambda: conv((1, 28, 28))}
+MODELS = {
+    "mlp": lambda: small((1, 28, 28), latent=4, widths=(16,)),
+    "conv": lambda: conv((1, 28, 28)),
+    "optimal scale": lambda: small((1, 28, 28), latent=4, likelihood=OptimalGaussian, widths=(16,)),
+}
 OBJECTIVES = ("elbo", "free bits above", "free bits below", "iwae")
 SEED, BATCH, SAMPLES = 5, 64, 3
 

@@ -49,7 +49,7 @@ def steps(tmp_path_factory):
 
 def test_an_update_shared_by_two_devices_is_that_of_one(steps):
     one, two = steps[1]["steps"], steps[2]["steps"]
-    assert len(one) == 8
+    assert len(one) == 12
     for name, (loss, gradient, weights) in one.items():
         assert two[name][0].item() == pytest.approx(loss.item(), rel=1e-6), name
         assert (two[name][1] - gradient).norm() < 1e-5 * gradient.norm(), name

@@ -94,7 +94,7 @@ def test_commands_draw_a_trained_run(train, monkeypatch, capsys):
     assert command("attributes", "--attribute", "Smiling") == 2
     assert "attributes" in capsys.readouterr().err
     assert command("interpolate", "--steps", "1") == 2
-    assert "--steps at least 2" in capsys.readouterr().err
+    assert "--steps is at least 2, got 1." in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -200,15 +200,14 @@ class Pictures(Callback):
 
     def _pictures(self, vae: VAE, data: ImageDataModule) -> dict[str, Tensor]:
         x = data.prepare(data.images["val"][: self.images].to(vae.root.device), "val")
-        start, end = x[: 2 * ROWS].chunk(2)
         moving = {
             "traversal": traversal(vae, x, self.dimensions),
-            "interpolation": interpolation(vae, start, end[: len(start)]),
+            "interpolation": interpolation(vae, x[: 2 * ROWS]),
         }
         for name in self.attributes:
             codes, values = labelled_codes(vae, data, CODES)
             vector = mean_difference(codes, values[:, column(data, name)])
-            moving[f"attribute_{name}"] = edits(vae, start, vector, STRENGTHS)
+            moving[f"attribute_{name}"] = edits(vae, x[:ROWS], vector, STRENGTHS)
         return {
             "reconstructions": grid(pairs(x, vae.reconstruct(x).mean), columns=16),
             "samples": grid(vae.sample(self.images).mean, columns=8),

@@ -30,9 +30,9 @@ def pairs(x: Tensor, reconstructed: Tensor) -> Tensor:
     return torch.stack([x, reconstructed], 1).flatten(0, 1)
 
 
-def interpolation(vae: VAE, start: Tensor, end: Tensor, steps: int = STEPS) -> Tensor:
-    """From each image of start to that of end, both [R, C, H, W], on a straight line between codes: [R, T, C, H, W]."""
-    a, b = code(vae, start), code(vae, end)
+def interpolation(vae: VAE, x: Tensor, steps: int = STEPS) -> Tensor:
+    """From each image of the first half of x [2R, C, H, W] straight to one of the second, by codes: [R, T, C, H, W]."""
+    a, b = code(vae, x)[: len(x) // 2 * 2].chunk(2)
     return torch.stack([vae.decode(torch.lerp(a, b, t)).mean for t in torch.linspace(0, 1, steps).tolist()], 1)
 
 

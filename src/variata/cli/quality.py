@@ -43,17 +43,14 @@ def quality(options: argparse.Namespace) -> None:
         raise ConfigError(
             f"--images is at least 2 and --temperature at least 0, got {options.images} and {options.temperature}."
         )
-    import torch  # after what is quickly refused
-
-    from variata import runs
+    from variata import runs  # after what is quickly refused
     from variata.cli.report import quality_rows, show
 
-    if options.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("--device=cuda needs a GPU that PyTorch can use, and there is none. Use --device=cpu.")
+    place = device(options.device)
     config, vae = runs.read_config(options.run), runs.load(options.run)
     data = runs.open_data(options.run, options.data_root)
     require_pictures(data)
-    vae = vae.to(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    vae = vae.to(place)
     figures = judge(
         vae,
         data,
@@ -66,10 +63,25 @@ def quality(options: argparse.Namespace) -> None:
     show("quality", quality_rows(figures), [options.run / "quality.json"])
 
 
+def device(name: str | None) -> str:
+    """The device asked for, or the best there is.
+
+    Raises:
+        ConfigError: There is none of that name.
+    """
+    import torch
+
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--device=cuda needs a GPU that PyTorch can use, and there is none. Use --device=cpu.")
+    return name or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def require_pictures(data: "ImageDataModule") -> None:
     """Refuse data that cannot be looked at."""
     if data.kind == "real":
-        raise ConfigError(f"Only pictures with values in [0, 1] can be judged; {data.protocol} is real-valued.")
+        raise ConfigError(
+            f"Only pictures with values in [0, 1] can be shown and judged; {data.protocol} is real-valued."
+        )
 
 
 def judge(

@@ -13,6 +13,7 @@ from torch import Tensor
 from variata import pictures, runs
 from variata.callbacks import STRENGTHS
 from variata.cli.launch import guarded
+from variata.cli.quality import device, require_pictures
 from variata.core import VAE
 from variata.data.module import ImageDataModule
 from variata.errors import ConfigError
@@ -21,6 +22,7 @@ from variata.pictures import grid, save, save_moving
 from variata.samplers import MixtureSampler, PriorSampler, Sampler, training_codes
 
 JUDGED = 1000  # held-out images the effect of an edit is measured on
+LEAST = {"images": 1, "dimensions": 1, "steps": 2, "limit": 2, "temperature": 0}  # of arguments
 
 
 def main(command: str) -> int:
@@ -31,9 +33,10 @@ def main(command: str) -> int:
 
 def execute(command: str, arguments: Namespace) -> None:
     """Load the run, draw, and say where the pictures are."""
-    if min(arguments.images, getattr(arguments, "steps", 2) - 1, getattr(arguments, "dimensions", 1)) < 1:
-        raise ConfigError("--images and --dimensions are at least 1, --steps at least 2.")
-    vae = runs.load(arguments.run).to(arguments.device)
+    for name, least in LEAST.items():
+        if (value := getattr(arguments, name, least)) < least:
+            raise ConfigError(f"--{name} is at least {least}, got {value}.")
+    vae = runs.load(arguments.run).to(device(arguments.device))
     with torch.no_grad(), pictures.noise(arguments.seed):
         paths = COMMANDS[command](vae, arguments)
     for path in paths:
@@ -42,7 +45,7 @@ def execute(command: str, arguments: Namespace) -> None:
 
 def reconstruct(vae: VAE, arguments: Namespace) -> list[Path]:
     """Images of a split, each followed by its reconstruction."""
-    x = images(opened(arguments), arguments, arguments.images)
+    x = images(vae, opened(arguments), arguments, arguments.images)
     shown = vae.reconstruct(x).mean
     both = shown if arguments.alone else pictures.pairs(x, shown)
     return [save(grid(both, columns=16), folder(arguments) / "reconstruct.png")]
@@ -60,13 +63,15 @@ def sample(vae: VAE, arguments: Namespace) -> list[Path]:
 
 def interpolate(vae: VAE, arguments: Namespace) -> list[Path]:
     """From one image to another, a row for each pair."""
-    start, end = images(opened(arguments), arguments, 2 * arguments.images).chunk(2)
-    return save_moving(pictures.interpolation(vae, start, end, arguments.steps), folder(arguments) / "interpolate")
+    x = images(vae, opened(arguments), arguments, 2 * arguments.images)
+    return save_moving(pictures.interpolation(vae, x, arguments.steps), folder(arguments) / "interpolate")
 
 
 def traverse(vae: VAE, arguments: Namespace) -> list[Path]:
     """One image's code moved along the dimensions of highest KL, a row for each."""
-    x = images(opened(arguments), arguments, 200)
+    x = images(vae, opened(arguments), arguments, 200)
+    if not 0 <= arguments.index < len(x):
+        raise ConfigError(f"--index is a number from 0 to {len(x) - 1}, got {arguments.index}.")
     x = torch.cat([x[arguments.index :], x[: arguments.index]])
     moved = pictures.traversal(vae, x, arguments.dimensions, arguments.steps)
     return save_moving(moved, folder(arguments) / "traverse")
@@ -78,7 +83,7 @@ def edit(vae: VAE, arguments: Namespace) -> list[Path]:
     columns = {name: attributes.column(data, name) for name in arguments.attribute}
     codes, values = attributes.labelled_codes(vae, data, arguments.limit)
     probes = attributes.fit_probes(codes, values)
-    judged = images(data, arguments, JUDGED)
+    judged = images(vae, data, arguments, JUDGED)
     held_out = data.read_attributes().values[arguments.split][:JUDGED]
     areas = attributes.areas(probes, pictures.code(vae, judged), held_out)
     names, path = data.read_attributes().names, runs_file(arguments)
@@ -132,12 +137,14 @@ def report(name: str, results: dict) -> None:
 
 def opened(arguments: Namespace) -> ImageDataModule:
     """The data of the run."""
-    return runs.open_data(arguments.run, arguments.data_root)
+    data = runs.open_data(arguments.run, arguments.data_root)
+    require_pictures(data)
+    return data
 
 
-def images(data: ImageDataModule, arguments: Namespace, n: int) -> Tensor:
-    """The first n images of the split asked for, as the model sees them, [n, C, H, W]."""
-    return data.prepare(data.images[arguments.split][:n], arguments.split).to(arguments.device)
+def images(vae: VAE, data: ImageDataModule, arguments: Namespace, n: int) -> Tensor:
+    """The first n images of the split asked for, as the model sees them, [n, C, H, W]; fewer where it has no more."""
+    return data.prepare(data.images[arguments.split][:n], arguments.split).to(vae.root.device)
 
 
 def folder(arguments: Namespace) -> Path:
@@ -166,7 +173,7 @@ def parser(command: str) -> ArgumentParser:
     add("run", type=Path, metavar="RUN", help="run directory, outputs/<data>-<model>/<run>")
     add("--images", type=int, default=64 if command in ("sample", "reconstruct") else 8, help="images or rows shown")
     add("--seed", type=int, default=0)
-    add("--device", default="cpu", help="cpu or cuda")
+    add("--device", choices=("cpu", "cuda"), help="(cuda where there is one)")
     add("--out", type=Path, help="folder of the pictures; RUN/images if not given")
     add("--data-root", help="where the data is now, if it moved")
     if command != "sample":
