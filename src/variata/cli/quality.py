@@ -79,9 +79,7 @@ def device(name: str | None) -> str:
 def require_pictures(data: "ImageDataModule") -> None:
     """Refuse data that cannot be looked at."""
     if data.kind == "real":
-        raise ConfigError(
-            f"Only pictures with values in [0, 1] can be shown and judged; {data.protocol} is real-valued."
-        )
+        raise ConfigError(f"Only values in [0, 1] can be shown and judged as pictures; {data.protocol} is real-valued.")
 
 
 def judge(
