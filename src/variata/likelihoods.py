@@ -41,7 +41,10 @@ class Likelihood(nn.Module, ABC):
     """
 
     accepts: ClassVar[frozenset[str]]  # of "binary", "8-bit" (dequantised to [0, 1)), "real"
-    parameter_shape: Size
+
+    def __init__(self, shape: Size) -> None:
+        super().__init__()
+        self.parameter_shape = tuple(shape)
 
     @abstractmethod
     def forward(self, parameters: Tensor) -> Distribution:
@@ -60,10 +63,6 @@ class Bernoulli(Likelihood):
 
     accepts = frozenset({"binary"})
 
-    def __init__(self, shape: Size) -> None:
-        super().__init__()
-        self.parameter_shape = shape
-
     def forward(self, parameters: Tensor) -> Distribution:
         return bernoulli(parameters)
 
@@ -78,10 +77,6 @@ class ContinuousBernoulli(Likelihood):
     """
 
     accepts = frozenset({"8-bit"})
-
-    def __init__(self, shape: Size) -> None:
-        super().__init__()
-        self.parameter_shape = shape
 
     def forward(self, parameters: Tensor) -> Distribution:
         return continuous_bernoulli(parameters)
@@ -102,12 +97,9 @@ class LocationScale(Likelihood):
     accepts = frozenset({"8-bit", "real"})
 
     def __init__(self, shape: Size, scale: float = 0.25, learned: bool = True, per: Shared = "image") -> None:
-        super().__init__()
-        if scale <= 0:
-            raise ValueError(f"The likelihood needs a positive scale, got scale={scale}.")
-        self.parameter_shape = shape
+        super().__init__(shape)
         shapes: dict[str, Size] = {"image": (), "channel": (shape[0], 1, 1), "pixel": tuple(shape)}
-        self.log_scale = nn.Parameter(torch.full(shapes[per], math.log(scale)), requires_grad=learned)
+        self.log_scale = nn.Parameter(torch.full(shapes[per], log_of(scale)), requires_grad=learned)
 
     def forward(self, parameters: Tensor) -> Distribution:
         return self.density(parameters, self.log_scale.exp().expand_as(parameters))
@@ -147,10 +139,8 @@ class HeteroscedasticGaussian(Likelihood):
     accepts = frozenset({"8-bit", "real"})
 
     def __init__(self, shape: Size, scale: float = 0.25) -> None:
-        super().__init__()
-        if scale <= 0:
-            raise ValueError(f"The likelihood needs a positive scale, got scale={scale}.")
-        self.parameter_shape, self.start = (2 * shape[0], *shape[1:]), unbounded(math.log(scale))
+        super().__init__(shape)
+        self.parameter_shape, self.start = (2 * shape[0], *shape[1:]), unbounded(log_of(scale))
 
     def forward(self, parameters: Tensor) -> Distribution:
         mean, t = parameters.float().chunk(2, 1)
@@ -175,10 +165,10 @@ class OptimalGaussian(Likelihood):
     batches: Tensor
 
     def __init__(self, shape: Size, momentum: float = 0.01) -> None:
-        super().__init__()
+        super().__init__(shape)
         if not 0 < momentum <= 1:
             raise ValueError(f"likelihood.momentum is more than 0 and at most 1, got {momentum}.")
-        self.parameter_shape, self.momentum = shape, momentum
+        self.momentum = momentum
         self.register_buffer("variance", torch.ones(()))
         self.register_buffer("batches", torch.zeros(()))
 
@@ -204,7 +194,7 @@ class Categorical(Likelihood):
     accepts = frozenset({"8-bit"})
 
     def __init__(self, shape: Size) -> None:
-        super().__init__()
+        super().__init__(shape)
         self.parameter_shape = (LEVELS * shape[0], *shape[1:])
 
     def forward(self, parameters: Tensor) -> Distribution:
@@ -227,10 +217,8 @@ class DiscretizedLogistic(Likelihood):
     accepts = frozenset({"8-bit"})
 
     def __init__(self, shape: Size, scale: float = 0.25) -> None:
-        super().__init__()
-        if scale <= 0:
-            raise ValueError(f"The likelihood needs a positive scale, got scale={scale}.")
-        self.parameter_shape, self.start = (2 * shape[0], *shape[1:]), unbounded(math.log(scale))
+        super().__init__(shape)
+        self.parameter_shape, self.start = (2 * shape[0], *shape[1:]), unbounded(log_of(scale))
 
     def forward(self, parameters: Tensor) -> Distribution:
         location, t = parameters.float()[:, None].chunk(2, 2)  # [N, 1, C, H, W]
@@ -253,10 +241,10 @@ class DiscretizedLogisticMixture(Likelihood):
     accepts = frozenset({"8-bit"})
 
     def __init__(self, shape: Size, components: int = 10, scale: float = 0.25) -> None:
-        super().__init__()
-        if components < 1 or scale <= 0:
-            raise ValueError(f"The likelihood needs a component and a positive scale, got {components=}, {scale=}.")
-        self.components, self.channels, self.start = components, shape[0], unbounded(math.log(scale))
+        super().__init__(shape)
+        if components < 1:
+            raise ValueError(f"The likelihood needs at least one component, got components={components}.")
+        self.components, self.channels, self.start = components, shape[0], unbounded(log_of(scale))
         self.parts = [1, shape[0], shape[0], shape[0] * (shape[0] - 1) // 2]  # per component
         self.parameter_shape = (components * sum(self.parts), *shape[1:])
 
@@ -271,6 +259,17 @@ class DiscretizedLogisticMixture(Likelihood):
         zero = torch.zeros_like(location[:, :1])
         parts = [zero, location, torch.full_like(location, self.start), zero.expand(-1, self.parts[3], -1, -1)]
         return torch.cat(parts, 1).flatten(0, 1)
+
+
+def log_of(scale: float) -> float:
+    """The logarithm of a scale.
+
+    Raises:
+        ValueError: It is not positive.
+    """
+    if scale <= 0:
+        raise ValueError(f"The likelihood needs a positive scale, got scale={scale}.")
+    return math.log(scale)
 
 
 def bounded(t: Tensor) -> Tensor:
