@@ -248,6 +248,14 @@ def test_the_optimal_scale_is_the_most_likely_one_and_needs_no_gradient():
     assert torch.allclose(ours, theirs, atol=1e-5)
 
 
+def test_the_optimal_scale_forgets_a_batch_that_is_not_finite():
+    p, x = OptimalGaussian((1, 1, 2)), torch.full((2, 1, 1, 2), 2.0)
+    p(torch.zeros(2, 1, 1, 2)).log_prob(x)
+    p(torch.full((2, 1, 1, 2), math.nan)).log_prob(x)
+    p(torch.zeros(2, 1, 1, 2)).log_prob(x)
+    assert p.variance.item() == pytest.approx(4.0) and p.batches.item() == 2
+
+
 def test_the_optimal_scale_is_remembered_for_evaluation():
     p = OptimalGaussian((1, 1, 2), momentum=0.5)
     for error in (1.0, 3.0, 5.0):

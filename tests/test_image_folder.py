@@ -8,7 +8,7 @@ from PIL import Image
 
 from conftest import ROOT
 from variata import runs
-from variata.data.image_folder import by_fraction, image_folder
+from variata.data.image_folder import by_fraction, image_folder, pictures
 from variata.errors import ConfigError, DataError
 
 FEW = {"shape": (3, 8, 8), "batch_size": 1}
@@ -189,3 +189,15 @@ def test_a_folder_is_all_it_takes_to_train(train, folder):
     assert answer.code == 0, answer.err
     assert "pictures 3x16x16" in answer.out and "18 / 1 / 1 (train / val / test)" in answer.out
     assert (answer.run / "results.json").is_file()
+
+
+def test_links_are_followed_and_what_is_no_file_is_left_alone(folder, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (folder / "a").rename(elsewhere / "a")
+    (folder / "linked").symlink_to(elsewhere / "a", target_is_directory=True)
+    (folder / "around").symlink_to(folder, target_is_directory=True)
+    (folder / "nowhere.png").symlink_to(tmp_path / "nothing.png")
+    (folder / "folder.png").mkdir()
+    found = pictures(folder)
+    assert len(found) == 20 and sum(name.startswith("linked/") for name in found) == 10

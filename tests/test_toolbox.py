@@ -13,8 +13,9 @@ from variata.blocks import Concat
 from variata.cli import toolbox
 from variata.core import VAE, Rung
 from variata.distributions import normal
-from variata.errors import ConfigError
+from variata.errors import ConfigError, RunError
 from variata.metrics.attributes import areas, effect, fit_probes, mean_difference, probe_direction
+from variata.runs import load
 
 
 def two_groups(n=4000, dims=3):
@@ -89,12 +90,15 @@ def test_commands_draw_a_trained_run(train, monkeypatch, capsys):
     assert command("sample", "--sampler", "gmm", "--temperature", "0.5", "--out", str(answer.run / "gmm")) == 0
     drawn = {path.name for path in (answer.run / "images").iterdir()}
     assert {"reconstruct.png", "interpolate.gif", "interpolate.png", "traverse.gif", "sample.png"} <= drawn
-    assert (answer.run / "gmm" / "sample.png").is_file()
+    assert (answer.run / "gmm" / "sample_gmm.png").is_file()
     assert str(answer.run / "images" / "traverse.gif") in capsys.readouterr().out
     assert command("attributes", "--attribute", "Smiling") == 2
     assert "attributes" in capsys.readouterr().err
+    for wrong in (["--seed", str(2**40)], ["--temperature", "nan"]):
+        assert command("sample", *wrong) == 2
+        assert "is a number from 0 to" in " ".join(capsys.readouterr().err.split())
     assert command("interpolate", "--steps", "1") == 2
-    assert "--steps is at least 2, got 1." in capsys.readouterr().err
+    assert "--steps is a number from 2 to" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.slow
@@ -118,6 +122,8 @@ def test_attributes_are_applied_and_judged(train, faces, monkeypatch, capsys):
     assert Image.open(answer.run / "images" / "attribute_Odd_probe.png").size == (2 * 34, 2 * 34)
     monkeypatch.setattr(sys, "argv", ["variata", str(answer.run), "--attribute", "Even"])
     assert toolbox.main("attributes") == 2
-    assert "There is no attribute Even in this data. Choose from Odd, Late." in " ".join(
-        capsys.readouterr().err.split()
-    )
+    assert "There is no attribute Even in this data. There are: Odd, Late." in " ".join(capsys.readouterr().err.split())
+    config = answer.run / "config.yaml"
+    config.write_text(config.read_text().replace("latent: 64", "latent: 63"))
+    with pytest.raises(RunError, match="holds another model"):
+        load(answer.run)

@@ -44,17 +44,22 @@ class Progress(TQDMProgressBar):
         return due
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: Training) -> None:
+        self._name_epoch(trainer, pl_module)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Training, *args: Any) -> None:
+        if self.train_progress_bar.total is None:  # resumed in the middle of an epoch, which then has no start
+            self._name_epoch(trainer, pl_module)
+        super().on_train_batch_end(trainer, pl_module, None, None, pl_module.step - 1)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Training) -> None:
+        """Nothing ends with an epoch."""
+
+    def _name_epoch(self, trainer: pl.Trainer, pl_module: Training) -> None:
         bar, progress = self.train_progress_bar, pl_module.progress
         if bar.total is None:
             bar.total, bar.initial, bar.n = progress.total, pl_module.step, pl_module.step
         epochs = math.ceil(progress.total / progress.per_epoch)
         bar.set_description(f"Epoch {trainer.current_epoch + 1}/{epochs}", refresh=False)
-
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Training, *args: Any) -> None:
-        super().on_train_batch_end(trainer, pl_module, None, None, pl_module.step - 1)
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Training) -> None:
-        """Nothing ends with an epoch."""
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: Training) -> dict[str, Any]:
         shown = {
@@ -181,6 +186,11 @@ class Pictures(Callback):
         self.every, self.images, self.dimensions, self.attributes = every, images, dimensions, attributes
         self.validations = 0
 
+    def require(self, data: ImageDataModule) -> None:
+        """Refuse names of attributes the data has not, before training begins."""
+        for name in self.attributes:
+            column(data, name)
+
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: Training) -> None:
         self.validations += 1
         if self.validations % self.every == 1 % self.every:
@@ -200,10 +210,9 @@ class Pictures(Callback):
 
     def _pictures(self, vae: VAE, data: ImageDataModule) -> dict[str, Tensor]:
         x = data.prepare(data.images["val"][: self.images].to(vae.root.device), "val")
-        moving = {
-            "traversal": traversal(vae, x, self.dimensions),
-            "interpolation": interpolation(vae, x[: 2 * ROWS]),
-        }
+        moving = {"traversal": traversal(vae, x, self.dimensions)}
+        if len(x) > 1:
+            moving["interpolation"] = interpolation(vae, x[: 2 * ROWS])
         for name in self.attributes:
             codes, values = labelled_codes(vae, data, CODES)
             vector = mean_difference(codes, values[:, column(data, name)])

@@ -195,7 +195,10 @@ class LogisticLevels(Levels):
 
     @property
     def mean(self) -> Tensor:
-        """[N, C, H, W], to half a level: of the logistics cut to [-1, 1], each channel given the means before it."""
+        """[N, C, H, W], about: of the logistics cut to [-1, 1], each channel given the means of those before it.
+
+        To half a level where channels are independent.
+        """
         y: list[Tensor] = []
         for c in range(self.location.shape[2]):
             location, scale = self._location(c, y), self.log_scale[:, :, c].exp()

@@ -182,9 +182,10 @@ class OptimalGaussian(Likelihood):
 
     def _observe(self, square_error: Tensor) -> Tensor:
         best = mean_over_devices(square_error).clamp(min=math.exp(-2 * BOUND))
-        with torch.no_grad():
-            self.batches += 1
-            self.variance.lerp_(best, (1 / self.batches).clamp(min=self.momentum))
+        usable = best.isfinite()  # of a batch that is left out, nothing is remembered
+        self.batches += usable
+        weight = usable * (1 / self.batches.clamp(min=1)).clamp(min=self.momentum)
+        self.variance.lerp_(torch.where(usable, best, 1.0), weight)
         return best
 
 

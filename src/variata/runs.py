@@ -34,7 +34,11 @@ def load(run: str | Path) -> VAE:
     check(config["model"], "model")
     vae = build(config["model"], "model")
     best, last = (Path(run) / "checkpoints" / f"{name}.ckpt" for name in ("best", "last"))
-    vae.load_state_dict(checkpoints.weights(checkpoints.read(best if best.is_file() else last)))
+    path = best if best.is_file() else last
+    try:
+        vae.load_state_dict(checkpoints.weights(checkpoints.read(path)))
+    except RuntimeError as error:
+        raise RunError(f"{path} holds another model than {run}/config.yaml: one of them was changed.") from error
     return vae.eval()
 
 
@@ -73,11 +77,12 @@ def read_config(run: Path) -> Config:
         raise RunError(f"{run} is no run directory: it has no config.yaml. Give one like outputs/<data>-<model>/<run>.")
     try:
         config = OmegaConf.load(path)
-    except (YAMLError, OSError) as error:
+    except (YAMLError, OSError, UnicodeError) as error:
         raise RunError(f"{path} cannot be read: {error}.") from error
-    if not isinstance(config, DictConfig) or not {"data", "model"} <= set(config):
+    plain_config = plain(config) if isinstance(config, DictConfig) else {}
+    if not all("_target_" in (plain_config.get(part) or "") for part in ("data", "model")):
         raise RunError(f"{path} is not the configuration of a run.")
-    return plain(config)
+    return plain_config
 
 
 def plain(config: DictConfig) -> Config:

@@ -49,14 +49,14 @@ class MixtureSampler:
 
     Args:
         codes: z ~ q(z | x) of the training images, [N, *D].
-        components: M.
+        components: M, at most; one for each code where there are fewer.
         temperature: t.
         seed: Of EM's start.
     """
 
     def __init__(self, codes: Tensor, components: int = 10, temperature: float = 1.0, seed: int = 0) -> None:
         rows = codes.flatten(1).double().cpu().numpy()
-        fitted = GaussianMixture(components, max_iter=500, random_state=seed).fit(rows)
+        fitted = GaussianMixture(min(components, len(rows)), max_iter=500, random_state=seed).fit(rows)
         weights, means, covariances = map(torch.from_numpy, (fitted.weights_, fitted.means_, fitted.covariances_))
         factors = temperature * torch.linalg.cholesky(covariances)  # [M, D, D]
         normals = MultivariateNormal(means.to(codes), scale_tril=factors.to(codes), validate_args=False)

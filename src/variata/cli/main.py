@@ -37,3 +37,7 @@ def main() -> int:
         (sys.stdout if known else sys.stderr).write(HELP)
         return 0 if known else 2
     return run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -39,9 +39,10 @@ def parser() -> argparse.ArgumentParser:
 
 def quality(options: argparse.Namespace) -> None:
     """Load, measure, print, write."""
-    if options.images < 2 or options.temperature < 0:
+    if options.images < 2 or not 0 <= options.temperature <= 100 or not 0 <= options.seed < 2**32:
         raise ConfigError(
-            f"--images is at least 2 and --temperature at least 0, got {options.images} and {options.temperature}."
+            "--images is at least 2, --temperature a number from 0 to 100 and --seed one from 0 to 2^32 - 1, "
+            f"got {options.images}, {options.temperature} and {options.seed}."
         )
     from variata import runs  # after what is quickly refused
     from variata.cli.report import quality_rows, show

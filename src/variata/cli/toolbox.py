@@ -1,6 +1,7 @@
 """What a trained model can do, as pictures: reconstruct, sample, interpolate, traverse, attributes."""
 
 import json
+import math
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -16,13 +17,17 @@ from variata.cli.launch import guarded
 from variata.cli.quality import device, require_pictures
 from variata.core import VAE
 from variata.data.module import ImageDataModule
-from variata.errors import ConfigError
+from variata.errors import ConfigError, RunError
 from variata.metrics import attributes
 from variata.pictures import grid, save, save_moving
 from variata.samplers import MixtureSampler, PriorSampler, Sampler, training_codes
 
 JUDGED = 1000  # held-out images the effect of an edit is measured on
-LEAST = {"images": 1, "dimensions": 1, "steps": 2, "limit": 2, "temperature": 0}  # of arguments
+MANY = 10**6
+RANGES = {  # of arguments
+    **{"images": (1, MANY), "dimensions": (1, MANY), "steps": (2, MANY), "limit": (2, 10**9)},
+    **{"temperature": (0, 100), "seed": (0, 2**32 - 1)},
+}
 
 
 def main(command: str) -> int:
@@ -33,9 +38,9 @@ def main(command: str) -> int:
 
 def execute(command: str, arguments: Namespace) -> None:
     """Load the run, draw, and say where the pictures are."""
-    for name, least in LEAST.items():
-        if (value := getattr(arguments, name, least)) < least:
-            raise ConfigError(f"--{name} is at least {least}, got {value}.")
+    for name, (least, most) in RANGES.items():
+        if not least <= (value := getattr(arguments, name, least)) <= most:
+            raise ConfigError(f"--{name} is a number from {least} to {most}, got {value}.")
     vae = runs.load(arguments.run).to(device(arguments.device))
     with torch.no_grad(), pictures.noise(arguments.seed):
         paths = COMMANDS[command](vae, arguments)
@@ -53,17 +58,21 @@ def reconstruct(vae: VAE, arguments: Namespace) -> list[Path]:
 
 def sample(vae: VAE, arguments: Namespace) -> list[Path]:
     """Means of p(x | z) for z of the prior, or of a mixture of Gaussians fitted to the training images' codes."""
+    name = "sample.png"
     if arguments.sampler == "prior":
         sampler: Sampler = PriorSampler(vae, arguments.temperature)
     else:
+        name = "sample_gmm.png"
         codes = training_codes(vae, opened(arguments))
         sampler = MixtureSampler(codes, temperature=arguments.temperature, seed=arguments.seed)
-    return [save(grid(vae.decode(sampler(arguments.images)).mean, columns=8), folder(arguments) / "sample.png")]
+    return [save(grid(vae.decode(sampler(arguments.images)).mean, columns=8), folder(arguments) / name)]
 
 
 def interpolate(vae: VAE, arguments: Namespace) -> list[Path]:
     """From one image to another, a row for each pair."""
     x = images(vae, opened(arguments), arguments, 2 * arguments.images)
+    if len(x) < 2:
+        raise ConfigError(f"The {arguments.split} split has {len(x)} image; an interpolation needs two.")
     return save_moving(pictures.interpolation(vae, x, arguments.steps), folder(arguments) / "interpolate")
 
 
@@ -86,12 +95,18 @@ def edit(vae: VAE, arguments: Namespace) -> list[Path]:
     judged = images(vae, data, arguments, JUDGED)
     held_out = data.read_attributes().values[arguments.split][:JUDGED]
     areas = attributes.areas(probes, pictures.code(vae, judged), held_out)
+    if len(judged) < 2:
+        raise ConfigError(f"The {arguments.split} split has {len(judged)} image; edits are judged on two or more.")
     names, path = data.read_attributes().names, runs_file(arguments)
-    results = json.loads(path.read_text()) if path.is_file() else {}
+    results = earlier(path)
     for name, a in columns.items():
         vector = attributes.mean_difference(codes, values[:, a])
         directions = {"mean": vector, "probe": attributes.probe_direction(probes.weight[a], vector)}
-        results[name] = {"auc": areas[a], "images": len(codes), "with": int(values[:, a].sum())}
+        results[name] = {
+            "auc": areas[a] if math.isfinite(areas[a]) else None,
+            "images": len(codes),
+            "with": int(values[:, a].sum()),
+        }
         for kind, direction in directions.items():
             moved = attributes.effect(vae, probes, judged, direction, arguments.strengths)
             results[name][kind] = summary(names, a, direction, arguments.strengths, moved)
@@ -117,8 +132,9 @@ def summary(names: tuple[str, ...], a: int, direction: Tensor, strengths: list[f
 def report(name: str, results: dict) -> None:
     """A table of how far an attribute's probe moved, and what moved with it."""
     having = f"{results['with']:,} of {results['images']:,} training images"
+    area = "unknown" if results["auc"] is None else f"{results['auc']:.3f}"
     table = Table(
-        title=f"{name}: {having}, AUC of its probe {results['auc']:.3f}",
+        title=f"{name}: {having}, AUC of its probe {area}",
         caption="change of the probes' logits on held-out images, decoded and encoded again, in standard deviations",
         title_justify="left",
     )
@@ -157,6 +173,16 @@ def runs_file(arguments: Namespace) -> Path:
     return (arguments.out or arguments.run) / "attributes.json"
 
 
+def earlier(path: Path) -> dict:
+    """What an earlier command found of other attributes."""
+    if not path.is_file():
+        return {}
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise RunError(f"{path} is damaged ({error}). Delete it to go on without what it holds.") from error
+
+
 COMMANDS: dict[str, Callable[[VAE, Namespace], list[Path]]] = {
     "reconstruct": reconstruct,
     "sample": sample,
@@ -171,25 +197,40 @@ def parser(command: str) -> ArgumentParser:
     result = ArgumentParser(f"variata {command}", description=COMMANDS[command].__doc__)
     add = result.add_argument
     add("run", type=Path, metavar="RUN", help="run directory, outputs/<data>-<model>/<run>")
-    add("--images", type=int, default=64 if command in ("sample", "reconstruct") else 8, help="images or rows shown")
-    add("--seed", type=int, default=0)
+    add(
+        "--images",
+        type=int,
+        default=64 if command in ("sample", "reconstruct") else 8,
+        help="images or rows shown (%(default)s)",
+    )
+    add("--seed", type=int, default=0, help="of everything drawn (%(default)s)")
     add("--device", choices=("cpu", "cuda"), help="(cuda where there is one)")
     add("--out", type=Path, help="folder of the pictures; RUN/images if not given")
     add("--data-root", help="where the data is now, if it moved")
     if command != "sample":
-        add("--split", choices=("val", "test"), default="test", help="of the images shown")
+        add("--split", choices=("val", "test"), default="test", help="of the images shown (%(default)s)")
     if command == "reconstruct":
         add("--alone", action="store_true", help="leave the originals out")
     if command == "sample":
-        add("--temperature", type=float, default=1.0, help="of the prior's spread; less than 1 is closer to the mean")
-        add("--sampler", choices=("prior", "gmm"), default="prior")
+        add(
+            "--temperature",
+            type=float,
+            default=1.0,
+            help="of the draws; below 1 closer to the mean (%(default)s)",
+        )
+        add(
+            "--sampler",
+            choices=("prior", "gmm"),
+            default="prior",
+            help="gmm: a mixture fitted to codes (%(default)s)",
+        )
     if command in ("interpolate", "traverse"):
-        add("--steps", type=int, default=pictures.STEPS)
+        add("--steps", type=int, default=pictures.STEPS, help="pictures in a row (%(default)s)")
     if command == "traverse":
-        add("--dimensions", type=int, default=8)
-        add("--index", type=int, default=0, help="number of the image whose code is moved")
+        add("--dimensions", type=int, default=8, help="rows, those of highest KL (%(default)s)")
+        add("--index", type=int, default=0, help="number of the image whose code is moved (%(default)s)")
     if command == "attributes":
         add("--attribute", action="append", required=True, metavar="NAME", help="such as Smiling; may be repeated")
-        add("--strengths", type=float, nargs="+", default=STRENGTHS, help="of the edits")
-        add("--limit", type=int, default=20_000, help="training images the directions are computed from")
+        add("--strengths", type=float, nargs="+", default=STRENGTHS, help="of the edits (%(default)s)")
+        add("--limit", type=int, default=20_000, help="training images the directions are computed from (%(default)s)")
     return result

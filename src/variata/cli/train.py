@@ -143,6 +143,8 @@ class Run:
         if size := config["data"].get("batch_size_per_device"):
             self.data.batch_size = size * self.trainer.world_size
         self.data.setup()
+        for pictures in self.pictures:
+            pictures.require(self.data)
         per_call = config["updates_per_call"] if self.trainer.world_size == 1 else 1
         self.data.updates_per_call = min(per_call, self.data.updates_per_epoch)
         require_batches(config["trainer"], self.data)
@@ -265,7 +267,7 @@ def assemble(config: Config, data: ImageDataModule) -> tuple[Training, VAE]:
         raise ConfigError(
             f"The likelihood {type(vae.likelihood).__name__} is no density of {data.kind} data, "
             f"which {data.protocol} is; it accepts {', '.join(sorted(vae.likelihood.accepts))} data. "
-            f"Use likelihood={REMEDY[data.kind]}, or another data.binarize."
+            f"Use likelihood={REMEDY[data.kind]}{', or another data.binarize' if 'binarize' in config['data'] else ''}."
         )
     if config["evaluate"].get("quality"):
         require_pictures(data)

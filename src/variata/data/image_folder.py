@@ -2,7 +2,8 @@
 
 import hashlib
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -66,7 +67,7 @@ def image_folder(
             "Change data.fractions, or the subfolders train, val and test."
         )
     size = "x".join(map(str, shape))
-    place = hashlib.sha256(str(folder).encode()).hexdigest()[:8]  # folders of one name have a file each
+    place = hashlib.sha256(os.fsencode(folder)).hexdigest()[:8]  # folders of one name have a file each
     path = Path(cache).expanduser() / f"{folder.name}-{place}-{size}-{crop}-{filter}.pack"
     return ImageDataModule(
         Packed(path, splits, found, partial(read_file, folder), prepare, on_corrupt).load,
@@ -90,12 +91,20 @@ def pictures(folder: Path) -> dict[str, tuple[int, int]]:
     """
     if not folder.is_dir():
         raise DataError(f"data.root={folder} is no folder. Give the one your images are in.")
-    files = {path.relative_to(folder): path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS}
-    shown = {name.as_posix(): path for name, path in files.items() if not any(p.startswith(".") for p in name.parts)}
+    shown = {path.relative_to(folder).as_posix(): path for path in files(folder) if path.suffix.lower() in ENDINGS}
     if not shown:
         raise DataError(f"There are no images below data.root={folder}: no file ends in {', '.join(ENDINGS)}.")
     stats = {name: shown[name].stat() for name in sorted(shown)}
     return {name: (stat.st_size, stat.st_mtime_ns) for name, stat in stats.items()}
+
+
+def files(folder: Path) -> Iterator[Path]:
+    """All files at any depth but hidden ones, through links to folders too; links that lead nowhere are no files."""
+    seen = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        seen.add(os.path.realpath(place))
+        folders[:] = [f for f in folders if f[0] != "." and os.path.realpath(Path(place, f)) not in seen]
+        yield from (path for name in names if name[0] != "." and (path := Path(place, name)).is_file())
 
 
 def by_subfolder(folder: Path, names: Sequence[str]) -> dict[str, list[str]]:

@@ -224,7 +224,7 @@ def alone(path: Path) -> Iterator[None]:
 def fingerprint(splits: Mapping[str, Sequence[str]], marks: Mapping[str, Any]) -> str:
     """A hash of the names and marks of all images, split by split."""
     lines = (f"{split} {name} {marks[name]}\n" for split, names in splits.items() for name in names)
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def decoded(

@@ -13,6 +13,7 @@ from variata.core import VAE
 from variata.data.module import ImageDataModule
 from variata.errors import ConfigError
 from variata.pictures import code
+from variata.targets import suggest
 
 BATCH = 500  # images encoded at once
 
@@ -51,7 +52,7 @@ def column(data: ImageDataModule, name: str) -> int:
     """
     names = data.read_attributes().names
     if name not in names:
-        raise ConfigError(f"There is no attribute {name} in this data. Choose from {', '.join(names)}.")
+        raise ConfigError(f"There is no attribute {name} in this data. {suggest(name, names)}")
     return names.index(name)
 
 

@@ -28,6 +28,7 @@ Figures = dict[str, Any]
 SUBSETS, SUBSET = 100, 1000  # of KID: how many, and of how many images each (Bińkowski et al. 2018, arXiv:1801.01401)
 BETAS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # of the scales of MS-SSIM (Wang et al. 2003)
 WINDOW = 11  # of SSIM, pixels
+ALONE: dict[str, Any] = {"sync_on_compute": False}  # of several devices the first one judges
 
 
 def measure(
@@ -128,10 +129,10 @@ def similarity(real: Tensor, shown: Tensor) -> Figures:
     to sum to one; pictures smaller than its window have none.
     """
     betas = BETAS[: scales(min(real.shape[-2:]))]
-    metrics: dict[str, Metric | MetricCollection] = {"psnr": PeakSignalNoiseRatio(data_range=1.0)}
+    metrics: dict[str, Metric | MetricCollection] = {"psnr": PeakSignalNoiseRatio(data_range=1.0, **ALONE)}
     if betas:
         weights = tuple(beta / sum(betas) for beta in betas)
-        metrics["ms_ssim"] = MultiScaleStructuralSimilarityIndexMeasure(data_range=1.0, betas=weights)
+        metrics["ms_ssim"] = MultiScaleStructuralSimilarityIndexMeasure(data_range=1.0, betas=weights, **ALONE)
     both = MetricCollection(metrics).to(real.device)
     for x, y in zip(real.split(200), shown.split(200), strict=True):
         both.update(y / 255, x / 255)
@@ -174,8 +175,8 @@ def distances(real: Tensor, shown: Tensor) -> dict[str, float]:
     network = Given(real.shape[1])
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*will save all extracted features")
-        kid = KernelInceptionDistance(network, subsets=SUBSETS, subset_size=min(SUBSET, len(real), len(shown)))
-    fid = FrechetInceptionDistance(network).to(real.device)
+        kid = KernelInceptionDistance(network, subsets=SUBSETS, subset_size=min(SUBSET, len(real), len(shown)), **ALONE)
+    fid = FrechetInceptionDistance(network, **ALONE).to(real.device)
     for metric in (fid, kid):
         metric.update(real, real=True)
         metric.update(shown, real=False)
