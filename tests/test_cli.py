@@ -68,6 +68,7 @@ def test_run_directory_is_complete(finished):
             "metrics.csv",
         ),
         *("images", "images/reconstructions.png", "images/samples.png", "images/traversal.png"),
+        "images/interpolation.png",
         *("results.json", "train.log"),
     }
     assert run.parent.name == "digits-mlp_vae"
@@ -135,7 +136,7 @@ def test_open_data_gives_the_judged_images_back(finished):
 
 def test_open_data_looks_where_it_is_told(tmp_path):
     node = {"_target_": "variata.data.mnist.binary_mnist", "root": "gone", "download": False}
-    write_config(tmp_path, {"data": node, "model": {}}, [])
+    write_config(tmp_path, {"data": node, "model": {"_target_": "variata.build.flat"}}, [])
     with pytest.raises(DataError, match=str(tmp_path / "moved")):
         open_data(tmp_path, root=str(tmp_path / "moved"))
 
