@@ -17,7 +17,7 @@ demo: .venv/installed ## Train conv_vae on digits that need no download, show re
 	$(BIN)/python train.py data=digits
 
 test: .venv/installed ## Run all tests (data below VARIATA_DATA is used where present)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: .venv/installed ## Check style and types
 	$(BIN)/ruff check .
