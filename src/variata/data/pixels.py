@@ -3,6 +3,7 @@
 Each takes images uint8 [B, C, H, W] and returns float32 of the same shape; the random ones draw anew at each call.
 """
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 
@@ -27,8 +28,7 @@ def dequantise(images: Tensor, generator: Generator | None = None) -> Tensor:
 
     u is a multiple of 2^-16, so that x = (2^16 g + 2^16 u) / 2^24 is exact in float32: floor(256 x) = g, and x < 1.
     """
-    noise = random_bytes(2 * images.numel(), images.device, generator).view(torch.uint16)
-    return noise.view(images.shape).float().add_(images, alpha=2**16).mul_(2.0**-24)
+    return uniform_65535(images, generator).float().add_(images, alpha=2**16).mul_(2.0**-24)
 
 
 def mirror(images: Tensor) -> Tensor:
@@ -49,6 +49,18 @@ def uniform_255(images: Tensor, generator: Generator | None = None) -> Tensor:
     (rejected,) = (u == 255).nonzero(as_tuple=True)
     u[rejected] = torch.randint(0, 255, rejected.shape, generator=generator, dtype=torch.uint8)
     return u.view(images.shape)
+
+
+def uniform_65535(images: Tensor, generator: Generator | None = None) -> Tensor:
+    """Integers uniform on 0..65535, the shape of images.
+
+    On a CPU: four to a draw of NumPy's SFC64, seeded by torch's generator and twice as fast as that one.
+    """
+    if images.device.type != "cpu":
+        return torch.randint(0, 2**16, images.shape, generator=generator, dtype=torch.int32, device=images.device)
+    seed = int(torch.randint(2**63 - 1, (), generator=generator))
+    words = torch.from_numpy(np.random.SFC64(seed).random_raw(-(-images.numel() // 4)))
+    return words.view(torch.uint16)[: images.numel()].view(images.shape)
 
 
 def random_bytes(n: int, device: torch.device, generator: Generator | None) -> Tensor:
