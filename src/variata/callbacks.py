@@ -213,10 +213,11 @@ class Pictures(Callback):
         moving = {"traversal": traversal(vae, x, self.dimensions)}
         if len(x) > 1:
             moving["interpolation"] = interpolation(vae, x[: 2 * ROWS])
-        for name in self.attributes:
+        if self.attributes:
             codes, values = labelled_codes(vae, data, CODES)
-            vector = mean_difference(codes, values[:, column(data, name)])
-            moving[f"attribute_{name}"] = edits(vae, x[:ROWS], vector, STRENGTHS)
+            for name in self.attributes:
+                vector = mean_difference(codes, values[:, column(data, name)])
+                moving[f"attribute_{name}"] = edits(vae, x[:ROWS], vector, STRENGTHS)
         return {
             "reconstructions": grid(pairs(x, vae.reconstruct(x).mean), columns=16),
             "samples": grid(vae.sample(self.images).mean, columns=8),

@@ -90,14 +90,14 @@ def edit(vae: VAE, arguments: Namespace) -> list[Path]:
     """Attributes' directions, applied to held-out images and judged by linear probes."""
     data, paths = opened(arguments), []
     columns = {name: attributes.column(data, name) for name in arguments.attribute}
-    codes, values = attributes.labelled_codes(vae, data, arguments.limit)
-    probes = attributes.fit_probes(codes, values)
     judged = images(vae, data, arguments, JUDGED)
-    held_out = data.read_attributes().values[arguments.split][:JUDGED]
-    areas = attributes.areas(probes, pictures.code(vae, judged), held_out)
     if len(judged) < 2:
         raise ConfigError(f"The {arguments.split} split has {len(judged)} image; edits are judged on two or more.")
-    names, path = data.read_attributes().names, runs_file(arguments)
+    codes, values = attributes.labelled_codes(vae, data, arguments.limit)
+    probes = attributes.fit_probes(codes, values)
+    held_out = data.read_attributes().values[arguments.split][:JUDGED]
+    areas = attributes.areas(probes, pictures.code(vae, judged), held_out)
+    names, path = data.read_attributes().names, figures_file(arguments)
     results = earlier(path)
     for name, a in columns.items():
         vector = attributes.mean_difference(codes, values[:, a])
@@ -168,7 +168,7 @@ def folder(arguments: Namespace) -> Path:
     return arguments.out or arguments.run / "images"
 
 
-def runs_file(arguments: Namespace) -> Path:
+def figures_file(arguments: Namespace) -> Path:
     """Where the figures and vectors of attributes go."""
     return (arguments.out or arguments.run) / "attributes.json"
 

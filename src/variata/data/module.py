@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import lightning.pytorch as pl
@@ -68,7 +69,7 @@ class ImageDataModule(pl.LightningDataModule):
             raise ConfigError(f"data.eval_seed={eval_seed} is not between 0 and 2^63 - 2.")
         self.load, self.draw, self.kind, self.shape, self.source = load, draw, kind, tuple(shape), protocol
         self.batch_size, self.eval_batch_size, self.eval_seed = batch_size, eval_batch_size, eval_seed
-        self.flip, self.attributes = flip, attributes
+        self.flip, self.attributes = flip, cache(attributes) if attributes else None  # a long list, read once
         self.images: dict[str, Tensor] = {}
         self.seed, self.updates_per_call = 0, 1
         self.epoch, self.position = 0, 0  # where training goes on: images of this epoch already used, over all devices

@@ -41,11 +41,12 @@ def mirror(images: Tensor) -> Tensor:
 def uniform_255(images: Tensor, generator: Generator | None = None) -> Tensor:
     """Integers uniform on 0..254 as uint8, the shape of images, so that `u < g` has probability exactly g / 255.
 
-    On a CPU: random bytes, and a second draw for the one in 256 that is 255.
+    On a CPU: random bytes, eight to a draw, and a second draw for the one in 256 that is 255.
     """
     if images.device.type != "cpu":
         return torch.randint(0, 255, images.shape, generator=generator, dtype=torch.uint8, device=images.device)
-    u = random_bytes(images.numel(), images.device, generator)
+    words = torch.empty(-(-images.numel() // 8), dtype=torch.int64).random_(-(2**63), None, generator=generator)
+    u = words.view(torch.uint8)[: images.numel()]
     (rejected,) = (u == 255).nonzero(as_tuple=True)
     u[rejected] = torch.randint(0, 255, rejected.shape, generator=generator, dtype=torch.uint8)
     return u.view(images.shape)
@@ -61,9 +62,3 @@ def uniform_65535(images: Tensor, generator: Generator | None = None) -> Tensor:
     seed = int(torch.randint(2**63 - 1, (), generator=generator))
     words = torch.from_numpy(np.random.SFC64(seed).random_raw(-(-images.numel() // 4)))
     return words.view(torch.uint16)[: images.numel()].view(images.shape)
-
-
-def random_bytes(n: int, device: torch.device, generator: Generator | None) -> Tensor:
-    """Uniform on 0..255, uint8 [n], drawn eight at a time."""
-    words = torch.empty(-(-n // 8), dtype=torch.int64, device=device).random_(-(2**63), None, generator=generator)
-    return words.view(torch.uint8)[:n]
