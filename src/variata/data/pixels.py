@@ -26,9 +26,9 @@ def binarise(images: Tensor, generator: Generator | None = None) -> Tensor:
 def dequantise(images: Tensor, generator: Generator | None = None) -> Tensor:
     """x = (g + u) / 256 with u uniform on [0, 1): its density bounds the mass of g (Theis et al. 2016, 1511.01844).
 
-    u is a multiple of 2^-16, so that x = (2^16 g + 2^16 u) / 2^24 is exact in float32: floor(256 x) = g, and x < 1.
+    u is a multiple of 2^-8, so that x = (2^8 g + 2^8 u) / 2^16 is exact in float32: floor(256 x) = g, and x < 1.
     """
-    return uniform_65535(images, generator).float().add_(images, alpha=2**16).mul_(2.0**-24)
+    return uniform_bytes(images, generator).float().add_(images, alpha=2**8).mul_(2.0**-16)
 
 
 def mirror(images: Tensor) -> Tensor:
@@ -52,13 +52,13 @@ def uniform_255(images: Tensor, generator: Generator | None = None) -> Tensor:
     return u.view(images.shape)
 
 
-def uniform_65535(images: Tensor, generator: Generator | None = None) -> Tensor:
-    """Integers uniform on 0..65535, the shape of images.
+def uniform_bytes(images: Tensor, generator: Generator | None = None) -> Tensor:
+    """Integers uniform on 0..255 as uint8, the shape of images.
 
-    On a CPU: four to a draw of NumPy's SFC64, seeded by torch's generator and twice as fast as that one.
+    On a CPU: eight to a draw of NumPy's SFC64, seeded by torch's generator and, for many, twice as fast as that one.
     """
     if images.device.type != "cpu":
-        return torch.randint(0, 2**16, images.shape, generator=generator, dtype=torch.int32, device=images.device)
+        return torch.randint(0, 256, images.shape, generator=generator, dtype=torch.uint8, device=images.device)
     seed = int(torch.randint(2**63 - 1, (), generator=generator))
-    words = torch.from_numpy(np.random.SFC64(seed).random_raw(-(-images.numel() // 4)))
-    return words.view(torch.uint16)[: images.numel()].view(images.shape)
+    words = torch.from_numpy(np.random.SFC64(seed).random_raw(-(-images.numel() // 8)))
+    return words.view(torch.uint8)[: images.numel()].view(images.shape)
