@@ -20,7 +20,8 @@ import variata
 from conftest import ROOT, environment, train_command
 from variata.core import VAE
 from variata.errors import DataError
-from variata.runs import open_data, read_config, write_config
+from variata.loading import open_data
+from variata.runs import read_config, write_config
 from wandb_file import records
 
 QUICK = ["data=digits", "model=mlp_vae", "trainer.max_epochs=3", "evaluate.samples=20", "trainer.accelerator=cpu"]

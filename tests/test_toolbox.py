@@ -14,8 +14,8 @@ from variata.cli import toolbox
 from variata.core import VAE, Rung
 from variata.distributions import normal
 from variata.errors import ConfigError, RunError
+from variata.loading import load
 from variata.metrics.attributes import areas, effect, fit_probes, mean_difference, probe_direction
-from variata.runs import load
 
 
 def two_groups(n=4000, dims=3):

@@ -24,7 +24,7 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from variata import runs
+from variata import loading, runs
 from variata.callbacks import Progress
 from variata.cli.launch import CONF, guarded
 from variata.cli.train import assemble, quiet
@@ -86,7 +86,7 @@ def speed() -> dict[str, Any]:
     overrides = [*MODEL, "beta=constant", "scheduler=none", "compile=true", f"trainer.max_epochs={ROUNDS + 2}"]
     config = composed(overrides)
     pl.seed_everything(1, verbose=False)
-    data = runs.data_of(config)
+    data = loading.data_of(config)
     training, _ = assemble(config, data)
     data.updates_per_call = config["updates_per_call"]
     data.setup()
@@ -192,7 +192,7 @@ def celeba() -> dict[str, float]:
         if not present(Path(config["data"]["root"])):
             return {}
         pl.seed_everything(1, verbose=False)
-        data = runs.data_of(config)
+        data = loading.data_of(config)
         begun = time.perf_counter()
         images = sum(map(len, data.load().values()))
         packing = images / (time.perf_counter() - begun)

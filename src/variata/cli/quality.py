@@ -44,12 +44,12 @@ def quality(options: argparse.Namespace) -> None:
             "--images is at least 2, --temperature a number from 0 to 100 and --seed one from 0 to 2^32 - 1, "
             f"got {options.images}, {options.temperature} and {options.seed}."
         )
-    from variata import runs  # after what is quickly refused
+    from variata import loading, runs  # after what is quickly refused
     from variata.cli.report import quality_rows, show
 
     place = device(options.device)
-    config, vae = runs.read_config(options.run), runs.load(options.run)
-    data = runs.open_data(options.run, options.data_root)
+    config, vae = runs.read_config(options.run), loading.load(options.run)
+    data = loading.open_data(options.run, options.data_root)
     require_pictures(data)
     vae = vae.to(place)
     figures = judge(

@@ -8,7 +8,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from variata import runs
+from variata import loading, runs
 from variata.errors import ConfigError, RunError
 from variata.runs import Config
 from variata.targets import check, check_values
@@ -58,7 +58,7 @@ BUILT = ("data", "model", "objective", "beta", "optimizer", "scheduler", "traine
 PARTS = (*BUILT, "logger", "callbacks")  # the latter two may be empty
 OURS: dict[str, dict[str, Any]] = {  # options besides the constructors' own
     "trainer": {"on_nan": str},
-    "data": runs.DATA_OPTIONS,
+    "data": loading.DATA_OPTIONS,
 }
 POSITIVE = (
     *("log_every", "updates_per_call", "evaluate.samples", "evaluate.rows"),

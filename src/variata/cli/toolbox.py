@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from variata import pictures, runs
+from variata import loading, pictures, runs
 from variata.callbacks import STRENGTHS
 from variata.cli.launch import guarded
 from variata.cli.quality import device, require_pictures
@@ -41,7 +41,7 @@ def execute(command: str, arguments: Namespace) -> None:
     for name, (least, most) in RANGES.items():
         if not least <= (value := getattr(arguments, name, least)) <= most:
             raise ConfigError(f"--{name} is a number from {least} to {most}, got {value}.")
-    vae = runs.load(arguments.run).to(device(arguments.device))
+    vae = loading.load(arguments.run).to(device(arguments.device))
     with torch.no_grad(), pictures.noise(arguments.seed):
         paths = COMMANDS[command](vae, arguments)
     for path in paths:
@@ -153,7 +153,7 @@ def report(name: str, results: dict) -> None:
 
 def opened(arguments: Namespace) -> ImageDataModule:
     """The data of the run."""
-    data = runs.open_data(arguments.run, arguments.data_root)
+    data = loading.open_data(arguments.run, arguments.data_root)
     require_pictures(data)
     return data
 

@@ -19,7 +19,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger, WandbLogger
 from omegaconf import DictConfig
 
-from variata import checkpoints, runs
+from variata import checkpoints, loading, runs
 from variata.callbacks import EMA, Best, Last, Pictures, Progress
 from variata.cli.crew import crew, torchrun
 from variata.cli.job import Job
@@ -116,7 +116,7 @@ class Run:
             checkpoints.read(self.best)  # a damaged one is told before anything is changed
         torch.compiler.reset()  # jobs of a multirun may share the process
         pl.seed_everything(config["seed"], verbose=False)
-        self.data = runs.data_of(config)
+        self.data = loading.data_of(config)
         self.training, self.vae = assemble(config, self.data)
         ours = (*OURS["trainer"], "gradient_clip_val")
         options = {name: value for name, value in config["trainer"].items() if name not in ours}
