@@ -11,6 +11,8 @@ setup: .venv/installed ## Create .venv and install everything into it
 .venv/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@# W&B's checker of sweeps, for tests; it asks for numpy < 2 and runs with 2
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps sweeps
 	touch $@
 
 demo: .venv/installed ## Train conv_vae on digits that need no download, show results (a minute or two)
