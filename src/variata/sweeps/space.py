@@ -1,0 +1,136 @@
+"""What a sweep tries: configuration keys and their values, in the grammar of Hydra's command line.
+
+    beta.value: 0.5,1,2                               a choice
+    seed: range(1,6)                                  1, 2, 3, 4, 5
+    optimizer.lr: tag(log,interval(1e-4,1e-2))        anything between, on a logarithmic scale
+    model.latent: int(interval(8,64))                 any whole number between, both ends included
+
+A file in conf/sweep says it once, for grids, for Optuna and for W&B; words on the command line add to it or take a
+key's place.
+"""
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+
+from variata.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Values:
+    """A choice of values, as the command line spells them."""
+
+    texts: tuple[str, ...]
+
+    @property
+    def plain(self) -> list[Any]:
+        """As Python's numbers, booleans, None and words."""
+        return [OverridesParser.create().parse_override(f"x={text}").value() for text in self.texts]
+
+
+@dataclass(frozen=True)
+class Range:
+    """low, low + step, ... up to high, which is one of them."""
+
+    low: float
+    high: float
+    step: float
+    texts: tuple[str, ...]
+
+    @property
+    def plain(self) -> list[Any]:
+        """As Python's numbers."""
+        return [type(self.step)(text) for text in self.texts]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Any number between low and high, both included; on a logarithmic scale if `log`; whole ones if both are int."""
+
+    low: float
+    high: float
+    log: bool
+
+
+Axis = Values | Range | Interval
+
+
+@dataclass(frozen=True)
+class Space:
+    """What is varied, and the overrides that all jobs share.
+
+    Args:
+        fixed: As on the command line: `data=digits`.
+        axes: By configuration key or group.
+    """
+
+    fixed: tuple[str, ...]
+    axes: dict[str, Axis]
+
+    def grid(self) -> Iterator[list[str]]:
+        """The overrides of every combination, the last axis fastest.
+
+        Raises:
+            ConfigError: An interval has no end of values.
+        """
+        varied = []
+        for name, axis in self.axes.items():
+            if isinstance(axis, Interval):
+                raise ConfigError(
+                    f"{name} is an interval, of which a grid has no values: name some, like {name}={axis.low},"
+                    f"{axis.high}, or search with sweep=optuna or sweep.sampler=random."
+                )
+            varied.append([f"{name}={text}" for text in axis.texts])
+        for combination in itertools.product(*varied):
+            yield [*self.fixed, *combination]
+
+    def point(self, chosen: Mapping[str, Any]) -> list[str]:
+        """The overrides of one point, by its values: those of a choice as the command line spells them."""
+        return [*self.fixed, *(f"{name}={value}" for name, value in chosen.items())]
+
+
+def read(params: Mapping[str, Any], arguments: Sequence[str]) -> Space:
+    """The space of a sweep file's `params`, changed by the words of a command line: `seed=1,2` varies, `seed=1` fixes.
+
+    Raises:
+        ConfigError: A value is not written in Hydra's grammar.
+    """
+    parser = OverridesParser.create()
+    named = {name: parser.parse_override(f"{name}={written(value)}") for name, value in params.items()}
+    given = {word.get_key_element(): word for word in parser.parse_overrides(list(arguments))}
+    fixed, axes = [], {}
+    for name, word in (named | given).items():
+        if word.is_sweep_override():
+            axes[name] = axis(name, word)
+        else:
+            fixed.append(word.input_line or name)
+    return Space(tuple(fixed), axes)
+
+
+def axis(name: str, word: Override) -> Axis:
+    """What one word varies."""
+    sweep = word.value()
+    if isinstance(sweep, IntervalSweep):
+        if sweep.start is None or sweep.end is None or not sweep.start < sweep.end:
+            raise ConfigError(f"{name}: interval({sweep.start},{sweep.end}) holds nothing: the lower end comes first.")
+        return Interval(sweep.start, sweep.end, "log" in (sweep.tags or ()))
+    texts = tuple(word.sweep_string_iterator())
+    if not texts:
+        raise ConfigError(f"{name}: {word.input_line} holds no value.")
+    if isinstance(sweep, RangeSweep) and not sweep.shuffle:
+        kind = float if isinstance(sweep.start, float) or isinstance(sweep.step, float) else int
+        return Range(kind(texts[0]), kind(texts[-1]), kind(sweep.step), texts)
+    return Values(texts)
+
+
+def written(value: Any) -> str:
+    """A value of a sweep file in Hydra's grammar; YAML's own lists are choices."""
+    if isinstance(value, list):
+        return ",".join(map(written, value)) if len(value) > 1 else f"choice({written(value[0])})"
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    return str(value)
