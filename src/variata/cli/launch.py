@@ -12,12 +12,14 @@ from typing import Any
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException, MissingConfigException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from variata.cli.crew import crew
-from variata.errors import Interrupted, RunError, UserError
+from variata.errors import ConfigError, Interrupted, RunError, UserError
 
 INSTALLED, CHECKOUT = Path(__file__).parents[1] / "conf", Path(__file__).parents[3] / "conf"
 CONF = INSTALLED if INSTALLED.is_dir() else CHECKOUT
@@ -144,7 +146,14 @@ def keys(node: DictConfig, prefix: str = "") -> Iterable[str]:
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def job(config: DictConfig) -> None:
-    """What Hydra calls once per job. A job that fails does not keep the others of a multirun from running."""
+    """What Hydra calls for a run, and for each of several that its own launchers start."""
+    if HydraConfig.get().mode == RunMode.MULTIRUN and not crew():
+        from variata.sweeps.local import apart
+
+        apart(config)
+        return
+    if config.sweep.params or config.sweep.resume:
+        raise ConfigError("A sweep is several runs: add -m, as in python train.py -m sweep=beta.")
     from variata.cli.train import train
 
     try:
