@@ -1,6 +1,7 @@
 """What a sweep says: a line when a job has ended, a table when all have, and the best configuration."""
 
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def table(folder: Path, space: Space, outcomes: Outcomes, words: dict[int, list[
     shown = Table(title=f"jobs of {folder}", title_justify="left")
     figures = [name for name in FIGURES if any(how.results.get(name) is not None for how in outcomes.values())]
     for name in ("job", *space.axes, "status", *figures, "minutes"):
-        shown.add_column(name, justify="left" if name in ("status", *space.axes) else "right", no_wrap=True)
+        shown.add_column(name, justify="left" if name in ("status", *space.axes) else "right", overflow="fold")
     for number, how in sorted(outcomes.items()):
         chosen = varied(space, words[number])
         shown.add_row(
@@ -67,7 +68,7 @@ def table(folder: Path, space: Space, outcomes: Outcomes, words: dict[int, list[
             *(figure(how.results.get(name)) for name in figures),
             figure((how.results.get("train/seconds") or math.nan) / 60),
         )
-    console = Console()
+    console = Console() if sys.stdout.isatty() else Console(width=200)
     console.print(shown)
     for number, how in sorted(outcomes.items()):
         if how.results.get("error"):

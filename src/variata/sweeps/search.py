@@ -3,6 +3,7 @@
 Each yields jobs and is told how they ended; what it knows outlives the process, in the directory of the sweep.
 """
 
+import itertools
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -75,16 +76,26 @@ class Search:
     def __init__(self, space: Space, options: Options, folder: Path, parallel: int, compose: Compose) -> None:
         self.space, self.options, self.compose = space, options, compose
         self.url = f"sqlite:///{folder / 'study.db'}"
-        self.study = opened(self.url, options, space, parallel)
+        self.study = opened(self.url, options, parallel)
         self.distributions = {name: distribution(axis) for name, axis in space.axes.items()}
-        self.unfinished = [trial for trial in self.study.get_trials() if not trial.state.is_finished()]
+        if options.sampler == "grid" and not self.study.get_trials(deepcopy=False):
+            for point in points(space):
+                self.study.enqueue_trial(point)
         self.total = len(list(space.grid())) if options.sampler == "grid" else options.trials
-        self.left = self.total - len(self.study.get_trials(deepcopy=False)) + len(self.unfinished)
+        self.running = [trial for trial in self.begun if not trial.state.is_finished()]  # when all was killed
+        self.left = self.total - len(self.begun) + len(self.running)
+
+    @property
+    def begun(self) -> "list[optuna.trial.FrozenTrial]":
+        """All trials but those of a grid that still wait."""
+        from optuna.trial import TrialState
+
+        return [trial for trial in self.study.get_trials(deepcopy=False) if trial.state != TrialState.WAITING]
 
     def jobs(self) -> Iterator[Job]:
-        for trial in self.unfinished:
+        for trial in self.running:
             yield self._job(trial.number, trial.params)
-        while len(self.study.get_trials(deepcopy=False)) < self.total:
+        while len(self.begun) < self.total:
             asked = self.study.ask(self.distributions)
             yield self._job(asked.number, asked.params)
 
@@ -101,7 +112,7 @@ class Search:
             self.study.tell(number, state=TrialState.FAIL)
 
     def overrides(self) -> dict[int, list[str]]:
-        return {trial.number: self.space.point(trial.params) for trial in self.study.get_trials(deepcopy=False)}
+        return {trial.number: self.space.point(trial.params) for trial in self.begun}
 
     def _job(self, number: int, params: dict[str, Any]) -> Job:
         job = self.compose(self.space.point(params), number)
@@ -110,7 +121,7 @@ class Search:
         return replace(job, trial={"storage": self.url, "number": number, "pruner": self.options.pruner})
 
 
-def opened(url: str, options: Options, space: Space, parallel: int) -> "optuna.Study":
+def opened(url: str, options: Options, parallel: int) -> "optuna.Study":
     """The study of a sweep, new or as it was left."""
     import optuna
 
@@ -124,7 +135,7 @@ def opened(url: str, options: Options, space: Space, parallel: int) -> "optuna.S
         pruner=pruner(options.pruner),
     )
     seed = options.seed + len(study.get_trials(deepcopy=False))  # resumed, it does not draw the same again
-    study.sampler = sampler(options.sampler, seed, space, parallel)
+    study.sampler = sampler(options.sampler, seed, parallel)
     return study
 
 
@@ -135,19 +146,15 @@ def storage(url: str) -> "optuna.storages.BaseStorage":
     return optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}})
 
 
-def sampler(name: str | None, seed: int, space: Space, parallel: int) -> "optuna.samplers.BaseSampler":
-    """Optuna's sampler of a name."""
+def sampler(name: str | None, seed: int, parallel: int) -> "optuna.samplers.BaseSampler":
+    """Optuna's sampler of a name; a grid's trials wait in line and need none."""
     from optuna import samplers
 
     if name == "tpe":
         return samplers.TPESampler(seed=seed, constant_liar=parallel > 1)
     if name == "cmaes":
         return samplers.CmaEsSampler(seed=seed)
-    if name == "random":
-        return samplers.RandomSampler(seed=seed)
-    for _ in space.grid():  # refuses intervals
-        break
-    return samplers.GridSampler({key: choices(axis) for key, axis in space.axes.items()}, seed=seed)
+    return samplers.RandomSampler(seed=seed)
 
 
 def pruner(name: str | None) -> "optuna.pruners.BasePruner":
@@ -171,6 +178,9 @@ def distribution(axis: Axis) -> "optuna.distributions.BaseDistribution":
     return FloatDistribution(axis.low, axis.high, **step)
 
 
-def choices(axis: Axis) -> list[Any]:
-    """The values of an axis as its distribution spells them."""
-    return axis.plain if isinstance(axis, Range) else list(getattr(axis, "texts", ()))
+def points(space: Space) -> Iterator[dict[str, Any]]:
+    """The points of a space's grid, in values of its distributions."""
+    list(space.grid())  # refuses intervals
+    values = [axis.plain if isinstance(axis, Range) else getattr(axis, "texts", ()) for axis in space.axes.values()]
+    for combination in itertools.product(*values):
+        yield dict(zip(space.axes, combination, strict=True))
