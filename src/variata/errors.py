@@ -51,14 +51,16 @@ class JobsFailed(UserError):
         numbers: Of the jobs.
         total: Jobs of the sweep.
         folder: Of the sweep.
+        searched: Whether they were trials of a search, which counts failures.
     """
 
     exit_code = 1
 
-    def __init__(self, numbers: Sequence[int], total: int, folder: Path) -> None:
+    def __init__(self, numbers: Sequence[int], total: int, folder: Path, searched: bool) -> None:
+        again = f"Do what is missing or failed with: python train.py -m sweep.resume={folder}"
         super().__init__(
             f"{len(numbers)} of {total} jobs failed: {', '.join(map(str, numbers))}. See {folder}/<job>/train.log. "
-            f"Do what is missing or failed with: python train.py -m sweep.resume={folder}"
+            + ("They count as trials." if searched else again)
         )
 
 

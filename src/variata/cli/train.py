@@ -331,6 +331,7 @@ def quiet() -> None:
     expected = [
         *("does not have many workers", "not resumable", "LeafSpec", "smaller than the logging interval"),
         "exists and is not empty",  # the checkpoints of a resumed run
+        "command is available on your system but is not used",  # srun, on a machine where runs need no SLURM
         "It is recommended to use `self.log",  # what is logged is computed over all devices
         "was called before the ``update`` method",  # by a device for which no batch was left
     ]

@@ -26,6 +26,8 @@ class Pruning(Callback):
         self.pruned = False
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: Training) -> None:
+        if pl_module.step >= pl_module.progress.total:
+            return  # it has come to its end: the test is all that is left
         behind = self._behind(trainer) if trainer.is_global_zero else False
         if trainer.strategy.broadcast(behind):
             self.pruned = trainer.should_stop = True

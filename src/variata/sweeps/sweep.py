@@ -95,7 +95,7 @@ def sweep(context: HydraContext, task: TaskFunction, config: DictConfig, argumen
             conclude(folder, points, request.options, source, context.config_loader, config.hydra.job.config_name)
     failed = [number for number in source.overrides() if not outcome(folder / str(number)).well]
     if failed:
-        raise JobsFailed(failed, len(source.overrides()), folder)
+        raise JobsFailed(failed, len(source.overrides()), folder, searched=isinstance(source, Search))
 
 
 def launch(launcher: Any, jobs: Iterable[Job], ended: Ended) -> None:
