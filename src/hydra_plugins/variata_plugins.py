@@ -56,7 +56,11 @@ class Joblib(ProcessLauncher):
     def __init__(self, jobs: int = 1) -> None:
         self.jobs = jobs
 
-    def run(self, jobs: "Iterable[Job]", ended: "Ended") -> None:
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         from variata.sweeps.local import Local
 
-        Local(self.jobs).run(jobs, ended)
+        super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
+        self.local = Local(self.jobs)
+
+    def run(self, jobs: "Iterable[Job]", ended: "Ended") -> None:
+        self.local.run(jobs, ended)

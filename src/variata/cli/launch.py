@@ -1,11 +1,13 @@
 """Start a run from the command line: compose, check names, then train; every error one paragraph and an exit code."""
 
+import logging
 import os
 import secrets
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -152,12 +154,13 @@ def job(config: DictConfig) -> None:
 
         apart(config)
         return
-    if config.sweep.params or config.sweep.resume:
-        raise ConfigError("A sweep is several runs: add -m, as in python train.py -m sweep=beta.")
-    from variata.cli.train import train
-
     try:
-        train(config)
+        with clean_start(Path(HydraConfig.get().runtime.output_dir), Path(config.outputs), new=not config.resume):
+            if HydraConfig.get().mode == RunMode.RUN and (config.sweep.params or config.sweep.resume):
+                raise ConfigError("A sweep is several runs: add -m, as in python train.py -m sweep=beta.")
+            from variata.cli.train import train
+
+            train(config)
     except (UserError, OSError) as error:
         if config.debug is True:
             raise
@@ -166,6 +169,27 @@ def job(config: DictConfig) -> None:
         failed.append(told)
         if (others := crew()) and others.alone:  # they wait for this process, until their launcher ends them
             raise SystemExit(told.exit_code) from None
+
+
+@contextmanager
+def clean_start(folder: Path, outputs: Path, new: bool) -> Iterator[None]:
+    """Remove the run directory, and folders below outputs that it leaves empty, if the run cannot even start.
+
+    A run has started when its config.yaml is there.
+    """
+    if new and {path.name for path in folder.iterdir()} - {"train.log", ".hydra"}:
+        raise RunError(f"{folder} is not empty. Choose another hydra.run.dir, or leave it out for a new one each time.")
+    try:
+        yield
+    except BaseException:
+        if not (folder / "config.yaml").is_file():
+            logging.shutdown()
+            shutil.rmtree(folder, ignore_errors=True)
+            with suppress(OSError):  # at the first that is not empty
+                for parent in folder.parents:
+                    if outputs.resolve() in (parent.resolve(), *parent.resolve().parents):
+                        parent.rmdir()
+        raise
 
 
 def main() -> int:

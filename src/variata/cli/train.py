@@ -3,17 +3,14 @@
 import logging
 import math
 import os
-import shutil
 import signal
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 import lightning.pytorch as pl
 import torch
-from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger, WandbLogger
 from omegaconf import DictConfig
@@ -28,7 +25,7 @@ from variata.cli.settings import OURS, settled
 from variata.core import VAE
 from variata.data.module import ImageDataModule
 from variata.decoders import Decoder
-from variata.errors import ConfigError, Diverged, Interrupted, RunError, UserError
+from variata.errors import ConfigError, Diverged, Interrupted, UserError
 from variata.likelihoods import Likelihood
 from variata.loggers import CSV
 from variata.runs import Config
@@ -51,9 +48,7 @@ def train(composed: DictConfig) -> None:
         Interrupted: Ctrl-C or SIGTERM; the run can be resumed.
     """
     quiet()
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    with clean_start(folder, Path(composed.outputs), new=not composed.resume):
-        start(composed_job(settled(composed)))
+    start(composed_job(settled(composed)))
 
 
 def start(job: Job) -> None:
@@ -296,27 +291,6 @@ def assemble(config: Config, data: ImageDataModule) -> tuple[Training, VAE]:
     with constructing("optimizer"):  # a wrong learning rate is told now, not when training starts
         training.configure_optimizers()
     return training, vae
-
-
-@contextmanager
-def clean_start(folder: Path, outputs: Path, new: bool) -> Iterator[None]:
-    """Remove the run directory, and folders below outputs that it leaves empty, if the run cannot even start.
-
-    A run has started when its config.yaml is there.
-    """
-    if new and {path.name for path in folder.iterdir()} - {"train.log", ".hydra"}:
-        raise RunError(f"{folder} is not empty. Choose another hydra.run.dir, or leave it out for a new one each time.")
-    try:
-        yield
-    except BaseException:
-        if not (folder / "config.yaml").is_file():
-            logging.shutdown()
-            shutil.rmtree(folder, ignore_errors=True)
-            with suppress(OSError):  # at the first that is not empty
-                for parent in folder.parents:
-                    if outputs.resolve() in (parent.resolve(), *parent.resolve().parents):
-                        parent.rmdir()
-        raise
 
 
 def quiet() -> None:

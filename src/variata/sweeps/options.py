@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from variata.errors import ConfigError
 
@@ -59,10 +60,12 @@ def options(config: DictConfig) -> Options:
     """The checked options of a composed configuration.
 
     Raises:
-        OmegaConfBaseException: A value has the wrong type.
-        ConfigError: A value is unknown, or two do not go together.
+        ConfigError: A value has the wrong type or is unknown, or two do not go together.
     """
-    typed = OmegaConf.merge(OmegaConf.structured(Options), config)
+    try:
+        typed = OmegaConf.merge(OmegaConf.structured(Options), config)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"sweep.{error.full_key} has the wrong type: {error.msg}.") from error
     return cast(Options, OmegaConf.to_object(typed))
 
 
