@@ -55,7 +55,7 @@ class Progress:
 
 def table(folder: Path, space: Space, outcomes: Outcomes, words: dict[int, list[str]], best: list[int]) -> None:
     """Print all jobs: what each tried, how it ended, its figures, or why it has none."""
-    shown = Table(title=f"jobs of {folder}", title_justify="left")
+    shown = Table()
     figures = [name for name in FIGURES if any(how.results.get(name) is not None for how in outcomes.values())]
     for name in ("job", *space.axes, "status", *figures, "minutes"):
         shown.add_column(name, justify="left" if name in ("status", *space.axes) else "right", overflow="fold")
@@ -69,6 +69,7 @@ def table(folder: Path, space: Space, outcomes: Outcomes, words: dict[int, list[
             figure((how.results.get("train/seconds") or math.nan) / 60),
         )
     console = Console() if sys.stdout.isatty() else Console(width=200)
+    console.print(f"jobs of {folder}", soft_wrap=True, highlight=False)
     console.print(shown)
     for number, how in sorted(outcomes.items()):
         if how.results.get("error"):
