@@ -1,0 +1,120 @@
+"""Everything a report says, computed once: terminal, Markdown and HTML only write it down."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from variata.compare.groups import Group, grouped, ranked
+from variata.compare.importance import Importance, importance
+from variata.compare.keys import column, differing, leading
+from variata.compare.metrics import JUDGEMENTS, METRICS, Metric, default, differences
+from variata.compare.read import Found, LeftOut, Run
+from variata.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs in groups.
+
+    Args:
+        runs: All that could be read.
+        left_out: Directories that could not.
+        keys: They are grouped by.
+        within: Keys that tell runs of one group apart.
+        followers: Keys that also differ and follow from those.
+        groups: The best first.
+        by: The metric they are ranked by.
+        ranks: By label; empty where the figures do not compare.
+        warnings: Why not, and what else to bear in mind.
+        importance: Of keys for the metric.
+    """
+
+    runs: list[Run]
+    left_out: list[LeftOut]
+    keys: list[str]
+    within: list[str]
+    followers: list[str]
+    groups: list[Group]
+    by: Metric
+    ranks: dict[str, int]
+    warnings: list[str]
+    importance: Importance | None
+
+    @property
+    def best(self) -> Group | None:
+        return self.groups[0] if self.groups and self.groups[0].label in self.ranks else None
+
+
+def compare(found: Found, group_by: Sequence[str] = (), by: str | None = None) -> Comparison:
+    """Group, judge and rank.
+
+    Raises:
+        ConfigError: A key or metric that is not there.
+    """
+    differ = differing(found.runs)
+    leaders = leading(differ, found.runs)
+    keys = chosen_keys(group_by, found.runs) or leaders
+    groups = grouped(found.runs, keys)
+    finished = [run for group in groups for run in group.judged]
+    metric = chosen_metric(by, finished)
+    ranks = {} if differences(finished, metric) else ranked(groups, metric)
+    groups = sorted(groups, key=lambda group: ranks.get(group.label, len(groups) + 1))
+    within = [key for key in leaders if key not in keys]
+    followers = [key for key in differ if key not in leaders and key not in keys]
+    varied = [key for key in leaders if len(set(column(finished, key))) > 1]
+    matters = None if differences(finished, metric) else importance(finished, varied, metric.name)
+    warnings = [*_apart(finished, metric), *_repeats(groups), *_marginal(groups, within)]
+    return Comparison(found.runs, found.left_out, keys, within, followers, groups, metric, ranks, warnings, matters)
+
+
+def chosen_keys(group_by: Sequence[str], runs: Sequence[Run]) -> list[str]:
+    """The keys asked for, each once."""
+    known = {key for run in runs for key in run.config}
+    keys = list(dict.fromkeys(key.removesuffix("._target_") for key in group_by))
+    for key in keys:
+        if key not in known:
+            raise ConfigError(f"--group-by {key} is in no run's config.yaml. {near(key, known)}")
+    return keys
+
+
+def chosen_metric(by: str | None, finished: Sequence[Run]) -> Metric:
+    """The metric asked for, or the default."""
+    if by is None:
+        return default(finished)
+    if by not in METRICS:
+        raise ConfigError(f"--by {by} is no metric that is compared. Allowed: {', '.join(METRICS)}.")
+    return METRICS[by]
+
+
+def near(given: str, known: set[str]) -> str:
+    """Keys that resemble the one given."""
+    from variata.cli.launch import suggestion
+
+    return suggestion(given, known, listed=8).partition("See `python")[0].strip()
+
+
+def _apart(finished: Sequence[Run], by: Metric) -> list[str]:
+    """Judgements that differ between runs."""
+    found = differences(finished)
+    warnings = []
+    for judgement in (j for j in JUDGEMENTS if j.name in found):
+        values = "; ".join(found[judgement.name])
+        spoils = by.name.startswith(judgement.metrics)
+        so = f"Groups are not ranked by {by.name}" if spoils else f"{by.name} is not concerned"
+        concerned = ", ".join(m for m in METRICS if m.startswith(judgement.metrics))
+        warnings.append(
+            f"{judgement.name} differs between runs ({values}): {judgement.why}. {concerned} do not compare. {so}."
+        )
+    return warnings
+
+
+def _repeats(groups: Sequence[Group]) -> list[str]:
+    n = sum(len(group.repeats) for group in groups)
+    return [f"{n} finished run(s) repeat configuration and seed of a newer one, which counts alone."] if n else []
+
+
+def _marginal(groups: Sequence[Group], within: Sequence[str]) -> list[str]:
+    if not within:
+        return []
+    return [
+        f"Groups hold runs that differ in {', '.join(within)} too: means and intervals are over these as over seeds."
+    ]
