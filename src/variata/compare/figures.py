@@ -17,7 +17,9 @@ COLOURS = [
     *("#b8952a", "#29a3b5", "#d1495b", "#7a8b3c", "#8c8c8c"),
 ]
 POINTS = 300  # of a curve, at most
+FEW = 5  # points, which a line alone would hide
 SETTLED = 0.15  # of training, after which a curve is within the frame
+LABEL = {"showarrow": False, "xanchor": "left", "font": {"size": 10}, "opacity": 0.7}  # of a line of equal ELBO
 AXES = {"x": f"rate, {NATS}", "y": f"distortion, {NATS}"}
 
 
@@ -56,7 +58,8 @@ def _line(run: Run, group: Group, colour: str, legend: bool) -> Figure:
     points = thinned(run.curve)
     return {
         **_group(group, colour, legend),
-        **{"mode": "lines", "x": [p[0] for p in points], "y": [p[1] for p in points]},
+        **{"mode": "lines" if len(points) > FEW else "lines+markers"},
+        **{"x": [p[0] for p in points], "y": [p[1] for p in points]},
         **{"line": {"color": colour, "width": 1.3, "dash": "solid" if run.finished else "dot"}, "opacity": 0.8},
         **{"text": seeded(run, group), "hovertemplate": "%{text}<br>update %{x:,}: %{y:.2f}<extra></extra>"},
     }
@@ -97,16 +100,17 @@ def split(c: Comparison) -> str:
 def trade_off(c: Comparison) -> Figure:
     """Rate and distortion: a point per run, a diamond per group, the front of groups, and lines of equal ELBO."""
     pairs = [(g, colour, _points(g, split(c))) for g, colour in zip(c.groups, colours(len(c.groups)), strict=True)]
-    every = [point for _, _, points in pairs for _, *point in points]
-    if not every:
+    pairs = [pair for pair in pairs if pair[2]]
+    if not pairs:
         return {"data": []}
-    data = [_scatter(g, colour, points) for g, colour, points in pairs if points]
-    data += [_mean(g, colour, points) for g, colour, points in pairs if points]
-    means = [_means(points) for _, _, points in pairs if points]
+    data = [_scatter(*pair) for pair in pairs] + [_mean(*pair) for pair in pairs]
+    means = [_means(points) for _, _, points in pairs]
     if len(means) > 1 and not _apart(c):
-        data.append(_front([(r.mean, d.mean) for r, d in means]))
+        data.append(_front([(rate.mean, distortion.mean) for rate, distortion in means]))
+    box = _box([(rate, distortion) for _, _, points in pairs for _, rate, distortion in points])
+    lines, labels = _equal(*box)
     layout = _layout(f"{split(c)} {AXES['x']}", f"{split(c)} {AXES['y']}")
-    lines, labels = _equal(every)
+    layout["xaxis"]["range"], layout["yaxis"]["range"] = box
     return {"data": [lines, *data], "layout": {**layout, "annotations": labels}}
 
 
@@ -158,29 +162,25 @@ def _front(means: Sequence[tuple[float, float]]) -> Figure:
     }
 
 
-def _equal(points: Sequence[Sequence[float]]) -> tuple[Figure, list[Figure]]:
-    """Lines -ELBO = rate + distortion through the plot, labelled where they leave it."""
-    (left, right), (low, high) = ((min(v), max(v)) for v in zip(*points, strict=True))
-    pad_x, pad_y = 0.06 * (right - left) or 1, 0.06 * (high - low) or 1
-    box = (left - pad_x, right + pad_x, low - pad_y, high + pad_y)
-    x: list[float | None] = []
-    y: list[float | None] = []
+def _box(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    """A frame around points; intervals may be far wider."""
+    first, second = ([min(values), max(values)] for values in zip(*points, strict=True))
+    pads = [0.08 * (high - low) or 1.0 for low, high in (first, second)]
+    return [first[0] - pads[0], first[1] + pads[0]], [second[0] - pads[1], second[1] + pads[1]]
+
+
+def _equal(x: Sequence[float], y: Sequence[float]) -> tuple[Figure, list[Figure]]:
+    """Lines -ELBO = rate + distortion through a frame, labelled where they enter it."""
+    rates: list[float | None] = []
+    distortions: list[float | None] = []
     labels = []
-    for level in _levels(box[0] + box[2], box[1] + box[3]):
-        a, b = max(box[0], level - box[3]), min(box[1], level - box[2])
-        x, y = [*x, a, b, None], [*y, level - a, level - b, None]
-        labels.append({"x": a, "y": level - a, "text": f"{-level:g}", "showarrow": False, "xanchor": "left"})
+    for level in _levels(x[0] + y[0], x[1] + y[1]):
+        left, right = max(x[0], level - y[1]), min(x[1], level - y[0])
+        rates, distortions = [*rates, left, right, None], [*distortions, level - left, level - right, None]
+        labels.append({**LABEL, "x": left, "y": level - left, "text": f"{-level:g}".replace("-", "\N{MINUS SIGN}")})
     line = {"width": 1, "dash": "dot", "color": "rgba(136,136,136,0.55)"}
-    lines = {
-        "type": "scatter",
-        "mode": "lines",
-        "name": "equal ELBO",
-        "x": x,
-        "y": y,
-        "hoverinfo": "skip",
-        "line": line,
-    }
-    return lines, [{**label, "font": {"size": 10}, "opacity": 0.7} for label in labels]
+    lines = {"type": "scatter", "mode": "lines", "name": "equal ELBO", "hoverinfo": "skip", "line": line}
+    return {**lines, "x": rates, "y": distortions}, labels
 
 
 def _levels(low: float, high: float) -> Iterator[float]:
