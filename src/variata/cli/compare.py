@@ -6,7 +6,9 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from rich import box
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from variata.cli.launch import guarded
@@ -16,7 +18,7 @@ from variata.compare.metrics import METRICS
 from variata.compare.read import read_below
 from variata.errors import ConfigError
 
-PIPED = 200  # columns, where the output is no terminal
+PIPED = 1000  # columns, where the output is no terminal: lines stay whole
 
 
 def main() -> int:
@@ -87,18 +89,30 @@ def show(comparison: Comparison) -> None:
     out = console()
     for table in tables.tables(comparison):
         out.print(table.title, style="italic")
-        out.print(drawn(table))
+        grid = fitting(table, out)
+        out.print(grid)
+        if hidden := table.headings[len(grid.columns) :]:
+            out.print(f"Not shown, for want of room: {', '.join(hidden)}.", style="dim")
         out.print(f"{table.caption}\n", style="dim")
     for warning in comparison.warnings:
         out.print(f"Warning: {warning}", style="yellow")
     out.print(tables.headline(comparison), style="bold")
 
 
-def drawn(table: tables.Table) -> Table:
-    """A table for the terminal."""
-    grid = Table()
-    for i, heading in enumerate(table.headings):
-        grid.add_column(heading, justify="left" if i < table.words else "right", overflow="fold")
+def fitting(table: tables.Table, out: Console) -> Table:
+    """A table for the terminal, with as many columns of figures as it has room for without breaking one."""
+    columns = len(table.headings)
+    while columns > table.words + 1 and Measurement.get(out, out.options, drawn(table, columns)).minimum > out.width:
+        columns -= 1
+    return drawn(table, columns)
+
+
+def drawn(table: tables.Table, columns: int) -> Table:
+    """The first columns of a table."""
+    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for i, heading in enumerate(table.headings[:columns]):
+        figure = i >= table.words
+        grid.add_column(heading, justify="right" if figure else "left", overflow="fold", no_wrap=figure)
     for row in table.rows:
-        grid.add_row(*(cell.text for cell in row))
+        grid.add_row(*(cell.text for cell in row[:columns]))
     return grid

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from variata.cli.compare import console
 from variata.cli.launch import guarded
-from variata.compare.config import printable, text
+from variata.compare.config import text, visible
 from variata.compare.metrics import METRICS
 from variata.compare.read import QUIET, LeftOut, Run, read_below
 
@@ -56,7 +56,7 @@ def show(options: argparse.Namespace) -> None:
 
 def told(place: LeftOut) -> str:
     """A directory that could not be read, and why."""
-    return f"Left out: {printable(str(place.path))}: {place.reason}"
+    return f"Left out: {visible(place.path)}: {place.reason}"
 
 
 def listed(runs: Sequence[Run]) -> Table:
@@ -77,7 +77,7 @@ def row(run: Run) -> list[str]:
     when = f"{datetime.fromtimestamp(run.began):%Y-%m-%d %H:%M}"
     figures = ["–" if value is None else metric.text(value) for metric, value in values]
     asked = [word for word in run.overrides if not word.startswith(("data=", "model=", "outputs=", "logger="))]
-    return [printable(str(run.path)), run.status, *parts(run), " ".join(asked), *figures, when]
+    return [visible(run.path), run.status, *parts(run), " ".join(asked), *figures, when]
 
 
 def parts(run: Run) -> tuple[str, str]:

@@ -24,7 +24,8 @@ class Comparison:
         groups: The best first.
         by: The metric they are ranked by.
         ranks: By label; empty where the figures do not compare.
-        warnings: Why not, and what else to bear in mind.
+        apart: Why not; empty where they do.
+        warnings: That, and what else to bear in mind.
         importance: Of keys for the metric.
     """
 
@@ -36,6 +37,7 @@ class Comparison:
     groups: list[Group]
     by: Metric
     ranks: dict[str, int]
+    apart: str
     warnings: list[str]
     importance: Importance | None
 
@@ -56,14 +58,17 @@ def compare(found: Found, group_by: Sequence[str] = (), by: str | None = None) -
     groups = grouped(found.runs, keys)
     finished = [run for group in groups for run in group.judged]
     metric = chosen_metric(by, finished)
-    ranks = {} if differences(finished, metric) else ranked(groups, metric)
+    told, apart = _told(finished), " ".join(_told(finished, metric))
+    ranks = {} if apart else ranked(groups, metric)
     groups = sorted(groups, key=lambda group: ranks.get(group.label, len(groups) + 1))
     within = [key for key in leaders if key not in keys]
     followers = [key for key in differ if key not in leaders and key not in keys]
     varied = [key for key in leaders if len(set(column(finished, key))) > 1]
-    matters = None if differences(finished, metric) else importance(finished, varied, metric.name)
-    warnings = [*_apart(finished, metric), *_repeats(groups), *_marginal(groups, within)]
-    return Comparison(found.runs, found.left_out, keys, within, followers, groups, metric, ranks, warnings, matters)
+    matters = None if apart else importance(finished, varied, metric.name)
+    warnings = [*told, *_repeats(groups), *_marginal(within)]
+    return Comparison(
+        found.runs, found.left_out, keys, within, followers, groups, metric, ranks, apart, warnings, matters
+    )
 
 
 def chosen_keys(group_by: Sequence[str], runs: Sequence[Run]) -> list[str]:
@@ -92,19 +97,15 @@ def near(given: str, known: set[str]) -> str:
     return suggestion(given, known, listed=8).partition("See `python")[0].strip()
 
 
-def _apart(finished: Sequence[Run], by: Metric) -> list[str]:
-    """Judgements that differ between runs."""
-    found = differences(finished)
-    warnings = []
+def _told(finished: Sequence[Run], metric: Metric | None = None) -> list[str]:
+    """Judgements that differ between runs and what they spoil; all, or those that concern a metric."""
+    found = differences(finished, metric)
+    told = []
     for judgement in (j for j in JUDGEMENTS if j.name in found):
+        spoilt = ", ".join(name for name in METRICS if name.startswith(judgement.metrics))
         values = "; ".join(found[judgement.name])
-        spoils = by.name.startswith(judgement.metrics)
-        so = f"Groups are not ranked by {by.name}" if spoils else f"{by.name} is not concerned"
-        concerned = ", ".join(m for m in METRICS if m.startswith(judgement.metrics))
-        warnings.append(
-            f"{judgement.name} differs between runs ({values}): {judgement.why}. {concerned} do not compare. {so}."
-        )
-    return warnings
+        told.append(f"{judgement.name} differs between runs ({values}): {judgement.why}, so {spoilt} do not compare.")
+    return told
 
 
 def _repeats(groups: Sequence[Group]) -> list[str]:
@@ -112,7 +113,7 @@ def _repeats(groups: Sequence[Group]) -> list[str]:
     return [f"{n} finished run(s) repeat configuration and seed of a newer one, which counts alone."] if n else []
 
 
-def _marginal(groups: Sequence[Group], within: Sequence[str]) -> list[str]:
+def _marginal(within: Sequence[str]) -> list[str]:
     if not within:
         return []
     return [

@@ -63,8 +63,13 @@ def number(value: Any) -> float | None:
 
 
 def printable(words: str) -> str:
-    """Text on one line without control characters, which a terminal would obey."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(words.split()))
+    """Text on one line that a terminal does not obey."""
+    return visible(" ".join(words.split()))
+
+
+def visible(words: object) -> str:
+    """Text without control characters and undecoded bytes."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(words))
 
 
 def order(words: str) -> tuple[int, float, list[Any]]:

@@ -88,12 +88,8 @@ def read_below(roots: Sequence[Path]) -> Found:
             )
     found, seen = Found(), set[Path]()
     for root in roots:
-        for folder, inside in _folders(root, found.left_out):
-            if (place := folder.resolve()) not in seen:
-                seen.add(place)
-                _add(folder, inside, found)
-            else:
-                inside.clear()
+        for folder, inside in _folders(root, seen, found.left_out):
+            _add(folder, inside, found)
     if not found.runs and not found.left_out:
         places = ", ".join(map(str, roots))
         raise ConfigError(
@@ -103,13 +99,20 @@ def read_below(roots: Sequence[Path]) -> Found:
     return found
 
 
-def _folders(root: Path, left_out: list[LeftOut]) -> Iterator[tuple[Path, list[str]]]:
-    """Folders with a config.yaml, and the list of those inside, to be emptied where nobody should descend."""
+def _folders(root: Path, seen: set[Path], left_out: list[LeftOut]) -> Iterator[tuple[Path, list[str]]]:
+    """Folders with a config.yaml not seen before, and those inside: a list to be emptied where nobody should descend.
+
+    Links are followed; a folder reached twice is passed over.
+    """
 
     def refused(error: OSError) -> None:
         left_out.append(LeftOut(Path(error.filename), f"cannot be opened: {error.strerror}"))
 
-    for folder, inside, files in os.walk(root, onerror=refused):
+    for folder, inside, files in os.walk(root, onerror=refused, followlinks=True):
+        if (place := Path(folder).resolve()) in seen:
+            inside.clear()
+            continue
+        seen.add(place)
         inside[:] = sorted((name for name in inside if name[0] != "." and name not in SKIPPED), key=natural)
         if "config.yaml" in files:
             yield Path(folder), inside
@@ -181,13 +184,16 @@ def read_results(folder: Path) -> dict[str, Any]:
     if not isinstance(results, dict) or not isinstance(results.get("status"), str):
         raise RunError("results.json does not say how the run ended: it has no status.")
     for name, value in results.items():
-        if name.startswith(("val/", "test/", "train/")) and (isinstance(value, bool) or not _figure(value)):
+        if name.startswith(("val/", "test/", "train/")) and not _figure(value):
             raise RunError(f"results.json has {name}={str(value)[:40]!r}, which is no number.")
     return results
 
 
 def _figure(value: Any) -> bool:
-    return value is None or isinstance(value, int | float)
+    """Whether a value is a number that a float can hold, or null."""
+    if isinstance(value, bool) or not isinstance(value, int | float | None):
+        return False
+    return not isinstance(value, int) or value.bit_length() < 1024
 
 
 def read_curve(path: Path) -> list[tuple[float, ...]]:

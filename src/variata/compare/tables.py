@@ -8,15 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from variata import runs
 from variata.compare import keys
 from variata.compare.comparison import Comparison
-from variata.compare.config import printable
+from variata.compare.config import printable, visible
 from variata.compare.groups import Group
 from variata.compare.importance import HOW
 from variata.compare.metrics import METRICS, Metric
 from variata.compare.read import Run, read_text
 from variata.compare.statistics import Summary
-from variata.errors import RunError
+from variata.errors import ConfigError, RunError
 
 LOG = 4096  # characters of train.log that are looked through for an error
 
@@ -114,7 +115,9 @@ def importances(c: Comparison) -> Table:
 def unfinished(c: Comparison) -> Table:
     """Runs that are not averaged."""
     those = sorted((run for run in c.runs if not run.finished), key=lambda run: run.status)
-    rows = [[Cell(str(run.path)), Cell(run.status), Cell(" ".join(run.overrides)), Cell(error(run))] for run in those]
+    rows = [
+        [Cell(visible(run.path)), Cell(run.status), Cell(" ".join(run.overrides)), Cell(error(run))] for run in those
+    ]
     return Table("Not finished", ["run", "status", "overrides", "error"], rows, words=4)
 
 
@@ -132,7 +135,7 @@ def error(run: Run) -> str:
 
 def left_out(c: Comparison) -> Table:
     """Directories that could not be read."""
-    rows = [[Cell(str(place.path)), Cell(place.reason)] for place in c.left_out]
+    rows = [[Cell(visible(place.path)), Cell(place.reason)] for place in c.left_out]
     return Table("Left out", ["directory", "reason"], rows, words=2)
 
 
@@ -145,7 +148,7 @@ def headline(c: Comparison) -> str:
     """The outcome in a sentence or two."""
     if c.best is None or (first := c.best.summary(c.by)) is None:
         ended = ", ".join(f"{n} {status}" for status, n in Counter(run.status for run in c.runs).items()) or "none"
-        return f"No group is ranked: {c.warnings[0]}" if c.warnings and c.runs else f"Nothing to rank; runs: {ended}."
+        return f"No group is ranked: {c.apart}" if c.apart else f"Nothing to rank; runs: {ended}."
     how = f"mean and 95% interval over {first.n} runs" if first.n > 1 else "one run, so no interval"
     extreme = f"the {'highest' if c.by.up else 'lowest'} {c.by.label}"
     return f"{c.best.label} has {extreme}, {spread(first, c.by)} {c.by.unit} ({how}). {runner_up(c, first)}".strip()
@@ -199,7 +202,7 @@ def record(run: Run, names: Iterable[str], figures: Iterable[str]) -> list[objec
         run.status,
         *(keys.value(run, name) for name in names),
         *("" if v is None or not scalar(v) else v for v in values),
-        str(run.path),
+        visible(run.path),
     ]
 
 
@@ -209,8 +212,13 @@ def scalar(value: object) -> bool:
 
 
 def write(path: Path, words: str) -> None:
-    """A whole file or none, in a folder that is made if need be."""
-    from variata import runs
+    """A whole file or none, in a folder that is made if need be.
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    runs.write(path, words)
+    Raises:
+        ConfigError: It cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        runs.write(path, words)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror}. Give the report another place.") from error
