@@ -5,6 +5,7 @@ import shlex
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Literal
 
 from rich import box
 from rich.console import Console
@@ -18,6 +19,7 @@ from variata.compare.metrics import METRICS
 from variata.compare.read import read_below
 from variata.errors import ConfigError
 
+LEAST = 20  # characters of a column that are not broken, where it has them
 PIPED = 1000  # columns, where the output is no terminal: lines stay whole
 
 
@@ -93,7 +95,7 @@ def show(comparison: Comparison) -> None:
         out.print(grid)
         if hidden := table.headings[len(grid.columns) :]:
             out.print(f"Not shown, for want of room: {', '.join(hidden)}.", style="dim")
-        out.print(f"{table.caption}\n", style="dim")
+        out.print(*([f"{table.caption}\n"] if table.caption else []), style="dim")
     for warning in comparison.warnings:
         out.print(f"Warning: {warning}", style="yellow")
     out.print(tables.headline(comparison), style="bold")
@@ -101,8 +103,8 @@ def show(comparison: Comparison) -> None:
 
 def fitting(table: tables.Table, out: Console) -> Table:
     """A table for the terminal, with as many columns of figures as it has room for without breaking one."""
-    columns = len(table.headings)
-    while columns > table.words + 1 and Measurement.get(out, out.options, drawn(table, columns)).minimum > out.width:
+    columns, unbounded = len(table.headings), out.options.update(max_width=100 * PIPED)
+    while columns > table.words + 1 and Measurement.get(out, unbounded, drawn(table, columns)).minimum > out.width:
         columns -= 1
     return drawn(table, columns)
 
@@ -111,8 +113,10 @@ def drawn(table: tables.Table, columns: int) -> Table:
     """The first columns of a table."""
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for i, heading in enumerate(table.headings[:columns]):
-        figure = i >= table.words
-        grid.add_column(heading, justify="right" if figure else "left", overflow="fold", no_wrap=figure)
+        figure, texts = i >= table.words, [heading, *(row[i].text for row in table.rows)]
+        least = max(map(len, texts if figure else " ".join(texts).split()))
+        justify: Literal["left", "right"] = "right" if figure else "left"
+        grid.add_column(heading, justify=justify, overflow="fold", no_wrap=figure, min_width=min(least, LEAST))
     for row in table.rows:
         grid.add_row(*(cell.text for cell in row[:columns]))
     return grid

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
+from rich import box
 from rich.table import Table
 
 from variata.cli.compare import console
@@ -61,7 +62,7 @@ def told(place: LeftOut) -> str:
 
 def listed(runs: Sequence[Run]) -> Table:
     """A row per run."""
-    table = Table()
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("path", "status", "data", "model", "overrides"):
         table.add_column(heading, overflow="fold")
     for heading in (*(METRICS[name].label for name in SHOWN), "when"):

@@ -5,10 +5,12 @@ A node with a `_target_` becomes a key of its own, whose value is the last part 
 
 import json
 import re
+import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 ABSENT = "–"
+LONGEST = 60  # characters of a value, after which its checksum tells it from others
 SHARED = ("posterior", "prior", "likelihood", "shape")  # parts that model.* repeats
 
 Flat = dict[str, Any]
@@ -47,9 +49,8 @@ def text(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, float):
         return f"{value:.6g}"
-    if isinstance(value, (list, dict)):
-        return printable(json.dumps(value, default=str))
-    return printable(str(value))
+    words = printable(json.dumps(value, default=str) if isinstance(value, list | dict) else str(value))
+    return words if len(words) <= LONGEST else f"{words[:LONGEST]}… {zlib.crc32(words.encode()):08x}"
 
 
 def number(value: Any) -> float | None:
@@ -80,4 +81,5 @@ def order(words: str) -> tuple[int, float, list[Any]]:
 
 def natural(name: str) -> list[tuple[int, str]]:
     """Sorts 10 after 9."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
+    digits = [(part.isdecimal(), part.lstrip("0") if part.isdecimal() else part) for part in re.split(r"(\d+)", name)]
+    return [(len(part) if decimal else -1, part) for decimal, part in digits]
