@@ -144,6 +144,18 @@ def test_keys_that_follow_from_others_do_not_name_groups(tmp_path):
     assert sorted(len(group.runs) for group in comparison.groups) == [2, 2, 2]
 
 
+def test_options_have_the_names_of_the_command_line_where_all_runs_were_given_one(tmp_path):
+    mixture = {"prior": {"_target_": "variata.priors.Mixture", "components": 5}}
+    make_run(tmp_path / "a", "prior=normal", "likelihood=bernoulli", results={"test/nll": 2.0})
+    make_run(tmp_path / "b", "prior=mixture", "likelihood=bernoulli", results={"test/nll": 1.0}, **mixture)
+    comparison = compare(read_below([tmp_path]))
+    assert [group.label for group in comparison.groups] == ["prior=mixture", "prior=normal"]
+    make_run(tmp_path / "c", seed=2, results={"test/nll": 3.0})
+    comparison = compare(read_below([tmp_path]), group_by=["prior._target_"])
+    assert [group.label for group in comparison.groups] == ["prior=Mixture", "prior=StandardNormal"]
+    assert comparison.warnings == []
+
+
 def test_groups_are_ranked_by_the_metric_and_unfinished_runs_only_counted(tmp_path):
     sweep(tmp_path / "sweep")
     for status in ("failed", "interrupted", "pruned"):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from variata.compare.groups import Group, grouped, ranked
 from variata.compare.importance import Importance, importance
-from variata.compare.keys import column, differing, leading
+from variata.compare.keys import column, differing, leading, spoken
 from variata.compare.metrics import JUDGEMENTS, METRICS, Metric, default, differences
 from variata.compare.read import Found, LeftOut, Run
 from variata.errors import ConfigError
@@ -52,10 +52,11 @@ def compare(found: Found, group_by: Sequence[str] = (), by: str | None = None) -
     Raises:
         ConfigError: A key or metric that is not there.
     """
-    differ = differing(found.runs)
-    leaders = leading(differ, found.runs)
-    keys = chosen_keys(group_by, found.runs) or leaders
-    groups = grouped(found.runs, keys)
+    runs = spoken(found.runs)
+    differ = differing(runs)
+    leaders = leading(differ, runs)
+    keys = chosen_keys(group_by, runs) or leaders
+    groups = grouped(runs, keys)
     finished = [run for group in groups for run in group.judged]
     metric = chosen_metric(by, finished)
     told, apart = _told(finished), " ".join(_told(finished, metric))
@@ -66,9 +67,7 @@ def compare(found: Found, group_by: Sequence[str] = (), by: str | None = None) -
     varied = [key for key in leaders if len(set(column(finished, key))) > 1]
     matters = None if apart else importance(finished, varied, metric.name)
     warnings = [*told, *_repeats(groups), *_marginal(within)]
-    return Comparison(
-        found.runs, found.left_out, keys, within, followers, groups, metric, ranks, apart, warnings, matters
-    )
+    return Comparison(runs, found.left_out, keys, within, followers, groups, metric, ranks, apart, warnings, matters)
 
 
 def chosen_keys(group_by: Sequence[str], runs: Sequence[Run]) -> list[str]:

@@ -1,6 +1,7 @@
 """Which configuration keys tell runs apart."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import chain
 
 from variata.compare.config import ABSENT, Choice, text
@@ -31,6 +32,20 @@ def value(run: Run, key: str) -> str:
 def column(runs: Iterable[Run], key: str) -> tuple[str, ...]:
     """What the runs have for a key."""
     return tuple(value(run, key) for run in runs)
+
+
+def spoken(runs: Sequence[Run]) -> list[Run]:
+    """Runs whose groups have the names of the command line, `model=mlp_vae`, where all of them were given one.
+
+    Where some were not, the default's name is not known, and the groups keep the names of their classes.
+    """
+    words = [dict(word.split("=", 1) for word in run.overrides if "=" in word) for run in runs]
+    given = set.intersection(*map(set, words)) if words else set[str]()
+    groups = {key for key in given if any(isinstance(run.config.get(key), Choice) for run in runs)}
+    return [
+        replace(run, config={**run.config, **{key: Choice(own[key]) for key in groups}})
+        for run, own in zip(runs, words, strict=True)
+    ]
 
 
 def differing(runs: Sequence[Run]) -> list[str]:

@@ -66,7 +66,7 @@ class Judgement:
 def kind(run: Run) -> str | None:
     """Whether log p(x | z) is of probabilities, as for binary data, or of densities."""
     likelihood = run.config.get("likelihood", run.config.get("model.likelihood"))
-    return None if likelihood is None else MASS if likelihood == "Bernoulli" else DENSITY
+    return None if likelihood is None else MASS if str(likelihood).casefold() == "bernoulli" else DENSITY
 
 
 JUDGEMENTS = (
