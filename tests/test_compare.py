@@ -216,6 +216,7 @@ def test_runs_judged_differently_are_not_ranked(tmp_path, name, other, spoiled):
     assert (together.groups[0].summary(METRICS["test/nll"]) is None) is spoiled
     if name == "test/nll_samples":  # which concerns no bound of one sample
         assert compare(read_below([tmp_path]), by="val/elbo").ranks
+        assert "--by val/elbo" in tables.headline(comparison)
 
 
 def test_likelihoods_that_are_densities_of_the_same_data_compare(tmp_path):

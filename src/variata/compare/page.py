@@ -73,7 +73,7 @@ def header(c: Comparison) -> str:
     """The outcome, and on what it rests."""
     judged = sum(len(group.judged) for group in c.groups)
     counts = f"{len(c.runs)} runs in {len(c.groups)} groups, {judged} of them averaged"
-    about = [counts, f"data: {protocols(c)}", f"{len(c.left_out)} directories left out" if c.left_out else ""]
+    about = [counts, f"data: {protocols(c)}", f"directories left out: {len(c.left_out)}" if c.left_out else ""]
     lines = " · ".join(escape(words) for words in about if words)
     return f'<header><p class="kind">variata compare</p><h1>{escape(tables.headline(c))}</h1><p>{lines}</p></header>'
 

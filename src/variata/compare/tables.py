@@ -15,6 +15,7 @@ from variata.compare.config import printable, visible
 from variata.compare.groups import Group
 from variata.compare.importance import HOW
 from variata.compare.metrics import METRICS, Metric
+from variata.compare.metrics import differences as judgements
 from variata.compare.read import Run, read_text
 from variata.compare.statistics import Summary
 from variata.errors import ConfigError, RunError
@@ -146,12 +147,25 @@ def shortened(names: Sequence[str], most: int = 12) -> str:
 
 def headline(c: Comparison) -> str:
     """The outcome in a sentence or two."""
+    if c.apart:
+        return unranked(c)
     if c.best is None or (first := c.best.summary(c.by)) is None:
         ended = ", ".join(f"{n} {status}" for status, n in Counter(run.status for run in c.runs).items()) or "none"
-        return f"No group is ranked: {c.apart}" if c.apart else f"Nothing to rank; runs: {ended}."
+        return f"Nothing to rank by {c.by.name}; runs: {ended}."
     how = f"mean and 95% interval over {first.n} runs" if first.n > 1 else "one run, so no interval"
     extreme = f"the {'highest' if c.by.up else 'lowest'} {c.by.label}"
     return f"{c.best.label} has {extreme}, {spread(first, c.by)} {c.by.unit} ({how}). {runner_up(c, first)}".strip()
+
+
+def unranked(c: Comparison) -> str:
+    """That figures do not compare, and which would."""
+    judged = [run for group in c.groups for run in group.judged]
+    others = [m for m in METRICS.values() if m.unit == c.by.unit and not judgements(judged, m)]
+    others = [m for m in others if all(run.figure(m.name) is not None for run in judged)]
+    remedy = f"Rank by another figure, --by {others[0].name}, or" if others else "Give only runs judged alike:"
+    names = judgements(judged, c.by)
+    differ = f"{', '.join(names)} {'differ' if len(names) > 1 else 'differs'}"
+    return f"Groups are not ranked by {c.by.label}: {differ} between runs. {remedy} compare each kind by itself."
 
 
 def runner_up(c: Comparison, first: Summary) -> str:
