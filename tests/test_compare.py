@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -239,6 +240,8 @@ def test_importance_finds_the_keys_that_matter(tmp_path):
     for key, part in parts.items():
         assert found.shares[key] == pytest.approx(part / sum(parts.values()), abs=0.12)
     assert found.shares["optimizer.lr"] < 0.03 and found.explained > 0.9
+    chance = [replace(run, results={"test/nll": rng.normal()}) for run in read_below([tmp_path]).runs]
+    assert max(importance(chance, ["beta.value", "objective"], "test/nll").shares.values()) < 0.1
     few = read_below([tmp_path]).runs[:7]
     assert importance(few, ["beta.value"], "test/nll") is None
 

@@ -21,9 +21,9 @@ DATED = re.compile(r"\d{4}-\d\d-\d\d_")  # name of a run that is no job of a swe
 SHOWN = ("val/elbo", "test/nll", "train/minutes")
 HELP = f"""
 A run without results.json is running or was killed. It counts as running where config.yaml, metrics.csv, train.log or
-checkpoints/last.ckpt, which training writes every checkpoint_every seconds, was written in {QUIET // 60} minutes (or
-five times checkpoint_every, if that is longer); a longer silence, as in a very long evaluation, counts as killed. An
-interrupted or failed run whose config.yaml is newer than its results.json was resumed: the same signs tell of it.
+checkpoints/last.ckpt, which training writes every checkpoint_every seconds, was written in the last {QUIET // 60}
+minutes (or five times checkpoint_every, if that is longer); a longer silence, as in a very long evaluation, counts as
+killed. An interrupted or failed run whose config.yaml is newer than its results.json was resumed: the same signs tell.
 """
 
 

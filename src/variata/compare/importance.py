@@ -46,9 +46,10 @@ def importance(runs: Sequence[Run], keys: Sequence[str], metric: str) -> Importa
         return None
     x = np.stack([encoded(those, key) for key in keys], 1)  # [runs, keys]
     error, shuffled = _errors(x, y)
-    shares = np.clip((shuffled - error) / (2 * y.var()), 0, 1)
+    explained = max(0.0, 1 - error / float(y.var()))
+    shares = np.clip((shuffled - error) / (2 * y.var()), 0, explained)  # no key explains more than all of them
     order_of = np.argsort(-shares, kind="stable")
-    return Importance({keys[j]: float(shares[j]) for j in order_of}, max(0.0, 1 - error / float(y.var())), len(y))
+    return Importance({keys[j]: float(shares[j]) for j in order_of}, explained, len(y))
 
 
 def encoded(runs: Sequence[Run], key: str) -> NDArray[np.float64]:

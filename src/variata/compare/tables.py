@@ -107,8 +107,8 @@ def importances(c: Comparison) -> Table:
     rows = [[Cell(key), Cell(f"{100 * share:.0f}%", share)] for key, share in c.importance.shares.items()]
     caption = (
         f"Of {c.by.name} over {c.importance.runs} runs; {100 * c.importance.explained:.0f}% of it is predicted in runs "
-        f"held out, the rest is seeds and chance. {HOW}. Keys that act together each have the "
-        "whole of it; keys that always change together share it."
+        f"held out, the rest is seeds, chance and what so few runs do not show. {HOW}. Keys that act together each "
+        "have the whole of it; keys that always change together share it."
     )
     return Table("What explains the variance", ["key", "share"], rows, caption)
 
