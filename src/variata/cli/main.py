@@ -12,6 +12,8 @@ commands:
   traverse     one image moved along single latent dimensions, PNG and GIF
   attributes   directions such as Smiling, applied and judged: variata attributes RUN --attribute Smiling
   quality      judge the pictures of a run: FID, KID, MS-SSIM, PSNR (variata quality --help)
+  compare      runs side by side, with intervals over seeds: variata compare outputs --html report.html
+  ls           list runs, how they ended and their figures: variata ls outputs
   schedules    draw beta and the learning rate over training: variata schedules beta=cyclical
   bench        compare the training loop with hand-written ones, and measure start-up and memory
 """
@@ -30,6 +32,10 @@ def main() -> int:
         from variata.cli.schedules import main as run
     elif command == "quality":
         from variata.cli.quality import main as run
+    elif command == "compare":
+        from variata.cli.compare import main as run
+    elif command == "ls":
+        from variata.cli.ls import main as run
     elif command == "bench":
         from variata.cli.bench import main as run
     else:
