@@ -129,7 +129,7 @@ def shares(jobs: int, gpus: bool) -> list[Share]:
     mine, cards = cores(), visible_gpus() if gpus else []
     if cards and jobs > len(cards):
         raise ConfigError(
-            f"jobs={jobs} on {len(cards)} GPUs: a job has at least one to itself. Use jobs={len(cards)}, or trainer=cpu."
+            f"jobs={jobs} on {len(cards)} GPUs: each has at least one. Use jobs={len(cards)}, or trainer=cpu."
         )
     return [Share(part(mine, i, jobs) or [mine[i % len(mine)]], part(cards, i, jobs)) for i in range(jobs)]
 
