@@ -12,6 +12,7 @@ commands:
   traverse     one image moved along single latent dimensions, PNG and GIF
   attributes   directions such as Smiling, applied and judged: variata attributes RUN --attribute Smiling
   quality      judge the pictures of a run: FID, KID, MS-SSIM, PSNR (variata quality --help)
+  wandb-sweep  a file of conf/sweep for W&B's agents: variata wandb-sweep optuna data=digits > sweep.yaml
   schedules    draw beta and the learning rate over training: variata schedules beta=cyclical
   bench        compare the training loop with hand-written ones, and measure start-up and memory
 """
@@ -30,6 +31,8 @@ def main() -> int:
         from variata.cli.schedules import main as run
     elif command == "quality":
         from variata.cli.quality import main as run
+    elif command == "wandb-sweep":
+        from variata.cli.wandb_sweep import main as run
     elif command == "bench":
         from variata.cli.bench import main as run
     else:
