@@ -1,21 +1,33 @@
 """W&B: sweeps for its agents, runs read back from their own files, workspaces."""
 
 import json
+import os
 import subprocess
 import sys
 import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import wandb
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from PIL import Image
 from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
+from wandb.wandb_agent import Agent
 
-from conftest import ROOT, environment
+from conftest import ROOT, environment, train_command
+from variata import loggers, runs
 from variata.cli.wandb_sweep import DEFAULTS
 from variata.errors import ConfigError
 from variata.sweeps.space import read
 from variata.sweeps.wandb_yaml import document, dump
+from wandb_file import records
 
+QUICK = ["data=digits", "model=mlp_vae", "trainer.max_epochs=1", "evaluate.samples=2", "trainer.accelerator=cpu"]
+QUICK += ["trainer.check_val_every_n_epoch=1", "compile=false"]
 SWEEPS = sorted(path.stem for path in (ROOT / "conf" / "sweep").glob("*.yaml"))
 
 
@@ -158,3 +170,249 @@ def test_a_sweep_is_printed_without_torch():
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment(), cwd=ROOT).returncode == 0
     )
+
+
+# --- runs of an agent -------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Trial:
+    """A run started by W&B's agent."""
+
+    run_id: str
+    chosen: dict[str, Any]
+    code: int
+    run: Path
+
+
+@pytest.fixture(scope="module")
+def trials(tmp_path_factory):
+    """Two runs that W&B's search suggests and W&B's agent starts; only the server between them is not there."""
+    folder = tmp_path_factory.mktemp("agents")
+    varied = ["beta.value=0.25,0.5,1,2", "seed=range(1,9)", "model=mlp_vae,mlp_vae", "model.encoder.widths=[16],[16,8]"]
+    fixed = [word for word in QUICK if not word.startswith("model=")]
+    fixed += ["logger.tags=[mine]", f"outputs={folder / 'outputs'}"]
+    done = variata("wandb-sweep", "beta", "sweep.sampler=random", *fixed, *varied)
+    assert done.returncode == 0, done.stderr
+    sweep = yaml.safe_load(done.stdout)
+    here = {"WANDB_SWEEP_ID": "sweep123", "WANDB_PROJECT": "elsewhere", "WANDB_ENTITY": "us", "WANDB_DIR": str(folder)}
+    here["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    found: list[Trial] = []
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("WANDB")]:
+            patch.delenv(name)
+        for name, value in {**environment(), **here}.items():
+            patch.setenv(name, value)
+        patch.chdir(ROOT)
+        for number, config in enumerate(suggested(sweep, 2)):
+            agent, run_id = Agent(None, None, sweep_id="sweep123"), f"trial{number}"
+            agent._sweep_command = list(sweep["command"])
+            agent._command_run({"run_id": run_id, "args": config, "program": sweep["program"]})
+            code = agent._run_processes[run_id].wait()
+            before = {trial.run for trial in found}
+            (run,) = {path.parent for path in (folder / "outputs").rglob("config.yaml")} - before
+            found.append(Trial(run_id, {key: entry["value"] for key, entry in config.items()}, code, run))
+        patch.delenv("WANDB_RUN_ID")
+        patch.delenv("WANDB_SWEEP_PARAM_PATH")
+    return found
+
+
+def wandb_files(run):
+    return sorted((run / "wandb").rglob("*.wandb"))
+
+
+@pytest.mark.slow
+def test_runs_of_an_agent_are_the_runs_it_names_with_the_values_it_suggests(trials):
+    assert [trial.code for trial in trials] == [0, 0]
+    for trial in trials:
+        (path,) = wandb_files(trial.run)
+        kept = records(path)
+        run, config = kept["run"], {key: json.loads(value) for key, value in kept["config"].items()}
+        assert (run.run_id, run.sweep_id, run.run_group) == (trial.run_id, "sweep123", "sweep123")
+        assert (run.project, run.entity) == ("elsewhere", "us")
+        assert {key: config[key] for key in trial.chosen} == trial.chosen
+        assert config["beta"]["value"] == trial.chosen["beta.value"] and config["seed"] == trial.chosen["seed"]
+        assert config["model_options"]["encoder"]["widths"] == trial.chosen["model.encoder.widths"]
+        assert config["model"] == "mlp_vae" and config["data"]["_target_"] == "variata.data.digits.digits"
+        assert {"mine", "data=digits", f"beta.value={trial.chosen['beta.value']}"} <= set(run.tags)
+        assert run.display_name.startswith("digits-mlp_vae ") and f"seed={trial.chosen['seed']}" in run.display_name
+        assert kept["exit_code"] == 0
+
+
+@pytest.mark.slow
+def test_a_resumed_run_of_an_agent_goes_on_in_its_wandb_run(trials, train):
+    trial = trials[0]
+    for epochs in (2, 3):
+        answer = train(f"resume={trial.run}", f"trainer.max_epochs={epochs}")
+        assert answer.code == 0, answer.err
+    first, *later = [records(path) for path in wandb_files(trial.run)]
+    assert len(later) == 2
+    for kept in later:
+        for part in ("run_id", "sweep_id", "run_group", "project", "entity", "display_name"):
+            assert getattr(kept["run"], part) == getattr(first["run"], part)
+        assert set(first["run"].tags) < set(kept["run"].tags) and kept["exit_code"] == 0
+        assert "model" not in kept["config"]  # there the sweep's word is
+
+
+# --- runs read back ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def jobs(tmp_path_factory):
+    """A multirun whose second job diverges, with a secret nobody asked for."""
+    outputs = tmp_path_factory.mktemp("jobs")
+    words = [*QUICK, "scheduler=none", "optimizer=adam", "logger.tags=[mine,digits]", "+remote.hf_token=sesame"]
+    words += ["+remote.user=me", f"+remote.note={'long' * 20}", "optimizer.lr=1e-3,1e30"]
+    done = subprocess.run(
+        train_command(outputs, "-m", *words), capture_output=True, text=True, env=environment(), cwd=outputs
+    )
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    return sorted(path.parent for path in outputs.rglob("results.json"))
+
+
+@pytest.fixture(scope="module")
+def kept(jobs):
+    return [records(path) for job in jobs for path in wandb_files(job)]
+
+
+@pytest.mark.slow
+def test_jobs_of_a_multirun_are_told_apart_and_belong_together(jobs, kept):
+    assert {job["run"].run_group for job in kept} == {jobs[0].parent.name}
+    assert [job["run"].run_id for job in kept] == [f"{jobs[0].parent.name}-{number}" for number in (0, 1)]
+    for job, lr in zip(kept, (1e-3, 1e30), strict=True):
+        name = job["run"].display_name
+        assert name.startswith("digits-mlp_vae …") and float(name.rpartition("optimizer.lr=")[2]) == lr
+        tags = list(job["run"].tags)
+        assert tags[:4] == ["mine", "digits", "data=digits", "model=mlp_vae"] and len(set(tags)) == len(tags)
+        assert all(1 <= len(tag) <= 64 for tag in tags) and not any(tag.startswith("outputs=") for tag in tags)
+        (long,) = (tag for tag in tags if tag.startswith("+remote.note="))
+        assert "…" in long and long.endswith("longlong") and len(name) == 128
+
+
+@pytest.mark.slow
+def test_a_run_that_diverged_has_failed(kept):
+    assert [job["exit_code"] for job in kept] == [0, 1]
+    assert [job["summary"]["status"] for job in kept] == ["finished", "failed"]
+    assert "results.path" not in kept[1]["summary"]
+
+
+@pytest.mark.slow
+def test_summaries_hold_the_best_bound_and_the_results(jobs, kept):
+    summary, results = kept[0]["summary"], json.loads((jobs[0] / "results.json").read_text())
+    bounds = [row["val/elbo"] for row in kept[0]["history"] if "val/elbo" in row]
+    assert summary["val/elbo"] == {"max": max(bounds)}
+    assert {name: summary[name] for name in results} == results
+    defined = {metric.name: metric for metric in kept[0]["metrics"]}
+    assert defined["val/elbo"].summary.max and defined["test/nll"].summary.min
+    assert defined["val/elbo"].step_metric == "trainer/global_step"
+
+
+@pytest.mark.slow
+def test_results_are_a_table_of_one_row(jobs, kept):
+    (path,) = wandb_files(jobs[0])
+    table = json.loads((path.parent / "files" / kept[0]["summary"]["results.path"]).read_text())
+    (row,) = (dict(zip(table["columns"], values, strict=True)) for values in table["data"])
+    results = json.loads((jobs[0] / "results.json").read_text())
+    assert {name: row[name] for name in results} == results and row["run"] == kept[0]["run"].display_name
+
+
+@pytest.mark.slow
+def test_secrets_are_in_no_file_of_a_run(jobs, kept):
+    for job in jobs:
+        files = [path for path in job.rglob("*") if path.is_file()]
+        assert len(files) > 5 and not [path for path in files if b"sesame" in path.read_bytes()]
+        assert runs.read_config(job)["remote"]["hf_token"] is None
+    assert json.loads(kept[0]["config"]["remote"])["user"] == "me"
+
+
+@pytest.mark.slow
+def test_pictures_in_wandb_have_the_pixels_of_those_on_disk(jobs, kept):
+    (path,) = wandb_files(jobs[0])
+    pictures = sorted((jobs[0] / "images").glob("*.png"))
+    assert len(pictures) >= 4
+    for picture in pictures:
+        *_, (name,) = (row[key] for row in kept[0]["history"] if (key := f"images/{picture.stem}.filenames") in row)
+        pixels = np.asarray(Image.open(picture))
+        assert np.array_equal(np.asarray(Image.open(path.parent / "files" / name).convert("L")), pixels)
+        assert len(np.unique(pixels)) > 20
+
+
+@pytest.mark.slow
+def test_wandb_leet_reads_the_same_summary(jobs, kept):
+    core = Path(wandb.__file__).parent / "bin" / "wandb-core"
+    if not core.is_file():
+        pytest.skip("this installation of W&B has no wandb-core")
+    (path,) = wandb_files(jobs[0])
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--summary", "--json", str(path.parent)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment())
+    assert done.returncode == 0, done.stderr
+    told, mine = json.loads(done.stdout), kept[0]["summary"]
+    assert told["exit_code"] == 0 and told["run_id"] == kept[0]["run"].run_id and told["tags"] == kept[0]["run"].tags
+    for name in ("val/elbo", "test/elbo", "test/nll", "test/rate", "status", "train/steps"):
+        assert told["summary"][name] == mine[name]
+
+
+# --- one run, piece by piece ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("status", "code"), [("finished", 0), ("pruned", 0), ("failed", 1), ("interrupted", 1)])
+def test_how_a_run_ended_is_its_exit_code(tmp_path, monkeypatch, status, code):
+    for name in [name for name in os.environ if name.startswith("WANDB")]:
+        monkeypatch.delenv(name)
+    config = {part: {"_target_": f"variata.{part}"} for part in ("data", "model")}
+    logger = loggers.wandb(tmp_path / "data-model" / "run", config, None, [], mode="offline")
+    loggers.finish(logger.experiment, {"status": status, "train/steps": 3})
+    wandb.teardown()  # the file is whole
+    (path,) = wandb_files(tmp_path / "data-model" / "run")
+    assert records(path)["exit_code"] == code and records(path)["summary"]["status"] == status
+    assert records(path)["run"].display_name == records(path)["run"].run_id == "data-model-run"
+
+
+def test_a_shortened_text_keeps_its_ends():
+    assert loggers.shortened("key=" + "v" * 100 + ".end", 64) == "key=" + "v" * 27 + "…" + "v" * 28 + ".end"
+    assert loggers.shortened("short", 64) == "short"
+
+
+@pytest.mark.parametrize("key", ["token", "hf_token", "apiKey", "api_key", "password", "AWS_SECRET_ACCESS_KEY"])
+def test_a_secret_is_known_by_its_key(key):
+    config = {"a": {key: "sesame", "b": [{key: {"deep": "sesame"}}]}}
+    assert runs.public(config) == {"a": {key: None, "b": [{key: None}]}}
+    words = [f"+a.{key}=sesame", f"+a={{{key}:sesame}}", "b=1"]
+    assert runs.public_words(words) == [f"+a.{key}=null", "+a=null", "b=1"]
+
+
+@pytest.mark.parametrize("key", ["tokens", "token_dim", "monkey", "key", "latent", "secretary"])
+def test_other_keys_are_no_secrets(key):
+    assert runs.public({key: 3}) == {key: 3} and runs.public_words([f"{key}=3"]) == [f"{key}=3"]
+
+
+# --- workspaces -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:Pydantic V1 style:DeprecationWarning")  # the package's own
+def test_a_workspace_compares_the_runs_of_its_group():
+    from variata.sweeps.workspace import workspace
+
+    model = workspace("2026-01-31_12-00-00", "variata", "us", ["beta.value", "seed"])._to_model()
+    spec = json.loads(model.model_dump_json(by_alias=True, exclude_none=True))["spec"]["section"]
+    (rule,) = spec["runSets"][0]["filters"]["filters"]
+    assert (rule["key"]["name"], rule["op"], rule["value"]) == ("group", "=", "2026-01-31_12-00-00")
+    panels = [panel for section in spec["panelBankConfig"]["sections"] for panel in section["panels"]]
+    drawn = {metric for panel in panels for metric in panel["config"].get("metrics", [])}
+    assert {"val/elbo", "train/elbo", "train/rate", "train/distortion", "train/beta", "test/nll"} <= drawn
+    (scatter,) = (panel["config"] for panel in panels if panel["config"].get("yAxis") == "summary:test/distortion")
+    assert scatter["xAxis"] == "summary:test/rate"
+    (parallel,) = (panel["config"] for panel in panels if panel["viewType"] == "Parallel Coordinates Plot")
+    accessors = [column["accessor"] for column in parallel["columns"]]
+    assert accessors == ["config:beta.value.value", "config:seed.value", "summary:val/elbo.max"]
+    assert {key for panel in panels for key in panel["config"].get("mediaKeys", [])} == {
+        *("images/samples", "images/reconstructions")
+    }
+    assert "Parameter Importance" in {panel["viewType"] for panel in panels}
+
+
+def test_a_workspace_without_an_account_is_a_paragraph():
+    done = variata("wandb-workspace", "2026-01-31_12-00-00")
+    assert done.returncode == 2 and done.stdout == "" and done.stderr.count("variata:") == 1
+    said = " ".join(done.stderr.split())
+    assert "wandb login" in said and "variata compare outputs/multirun/2026-01-31_12-00-00" in said

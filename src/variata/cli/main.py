@@ -13,6 +13,7 @@ commands:
   attributes   directions such as Smiling, applied and judged: variata attributes RUN --attribute Smiling
   quality      judge the pictures of a run: FID, KID, MS-SSIM, PSNR (variata quality --help)
   wandb-sweep  a file of conf/sweep for W&B's agents: variata wandb-sweep optuna data=digits > sweep.yaml
+  wandb-workspace  save a W&B workspace that compares the runs of a group: variata wandb-workspace GROUP
   schedules    draw beta and the learning rate over training: variata schedules beta=cyclical
   bench        compare the training loop with hand-written ones, and measure start-up and memory
 """
@@ -33,6 +34,8 @@ def main() -> int:
         from variata.cli.quality import main as run
     elif command == "wandb-sweep":
         from variata.cli.wandb_sweep import main as run
+    elif command == "wandb-workspace":
+        from variata.cli.wandb_workspace import main as run
     elif command == "bench":
         from variata.cli.bench import main as run
     else:
