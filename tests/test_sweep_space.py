@@ -26,7 +26,7 @@ def test_the_command_line_takes_the_place_of_a_key_of_the_file():
     ("text", "axis"),
     [
         ("0.5,1", Values(("0.5", "1"))),
-        ([1, 0.5, True, None, "word"], Values(("1", "0.5", "true", "null", "word"))),
+        ([1, 0.5, True, None, "word"], Values(("1", "0.5", "True", "null", "word"))),
         ("range(8,65,8)", Range(8, 64, 8, tuple(map(str, range(8, 65, 8))))),
         ("tag(log,interval(1e-4,1e-2))", Interval(1e-4, 1e-2, log=True)),
         ("int(interval(1,10))", Interval(1, 10, log=False)),

@@ -1,5 +1,6 @@
 """What can go wrong in ways a user can mend. Each carries the exit code the command line answers with."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -43,15 +44,36 @@ class DeviceLost(UserError):
         super().__init__(f"The process of device {rank} {how}; the run was stopped on all devices. {go_on}")
 
 
+class JobsFailed(UserError):
+    """Some jobs of a sweep ended without results; all others were done.
+
+    Args:
+        numbers: Of the jobs.
+        total: Jobs of the sweep.
+        folder: Of the sweep.
+        searched: Whether they were trials of a search, which counts failures.
+    """
+
+    exit_code = 1
+
+    def __init__(self, numbers: Sequence[int], total: int, folder: Path, searched: bool) -> None:
+        again = f"Do what is missing or failed with: python train.py -m sweep.resume={folder}"
+        super().__init__(
+            f"{len(numbers)} of {total} jobs failed: {', '.join(map(str, numbers))}. See {folder}/<job>/train.log. "
+            + ("They count as trials." if searched else again)
+        )
+
+
 class Interrupted(BaseException):
     """Ctrl-C or SIGTERM, met at a point where the run can be continued from; no error, like KeyboardInterrupt.
 
     Args:
         signum: The signal, 2 or 15.
         run: The run directory, where there is something to resume.
+        command: That goes on with something else than a run.
     """
 
-    def __init__(self, signum: int, run: Path | None = None) -> None:
-        go_on = f" Go on with: python train.py resume={run}" if run else ""
-        super().__init__(f"Interrupted by signal {signum}.{go_on}")
+    def __init__(self, signum: int, run: Path | None = None, command: str | None = None) -> None:
+        command = f"python train.py resume={run}" if run else command
+        super().__init__(f"Interrupted by signal {signum}.{f' Go on with: {command}' if command else ''}")
         self.signum, self.exit_code = signum, 128 + signum

@@ -93,11 +93,13 @@ def write_results(run: Path, results: dict[str, Any], name: str = "results.json"
     write(run / name, json.dumps(results, indent=2) + "\n")
 
 
-def mark_failed(run: Path, config: Config) -> None:
-    """Say in results.json that the run failed, in place of a process that no longer can."""
+def mark_failed(run: Path, config: Config, error: str) -> None:
+    """Say in results.json that the run failed and why, in place of a process that can not."""
     path = run / "results.json"
+    if not (run / "config.yaml").is_file():
+        write_config(run, config, [])
     known = json.loads(path.read_text()) if path.is_file() else provenance(config, None)
-    write_results(run, {**known, "status": "failed"})
+    write_results(run, {**known, "status": "failed", "error": error})
 
 
 def write(path: Path, text: str) -> None:
@@ -119,6 +121,19 @@ def git_sha() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() or None
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def best_validation(rows: list[dict[str, str]]) -> dict[str, float]:
+    """val/elbo where it was highest, and rate and distortion there; nothing without a validation.
+
+    Args:
+        rows: Of metrics.csv.
+    """
+    validations = [row for row in rows if row.get("val/elbo") and math.isfinite(float(row["val/elbo"]))]
+    if not validations:
+        return {}
+    best = max(validations, key=lambda row: float(row["val/elbo"]))
+    return {name: float(best[name]) for name in ("val/elbo", "val/rate", "val/distortion")}
 
 
 def test_results(metrics: dict[str, float], samples: int, pixels: int, kind: str) -> dict[str, Any]:

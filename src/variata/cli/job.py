@@ -1,11 +1,18 @@
-"""What a run starts from."""
+"""What a run starts from. Light: a sweep composes a hundred of them without importing torch."""
 
 import json
-from dataclasses import asdict, dataclass
+from copy import deepcopy
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-Config = dict[str, Any]
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, open_dict, read_write
+
+from variata.runs import Config, plain
+
+SWEEP = ("hydra", "jobs", "sweep")  # what a configuration says of many runs, and a run need not know
 
 
 @dataclass(frozen=True)
@@ -13,11 +20,12 @@ class Job:
     """A run as plain data, so that the processes of all devices start from the same, without composing it again.
 
     Args:
-        config: Resolved and checked.
+        config: Resolved; checked by the process that does the job.
         folder: The run directory.
         overrides: What the command line asked for.
         group: Of the jobs of a multirun, in W&B.
         logging: Configuration of Python's logging.
+        trial: Where the job may learn that it falls behind, see `sweeps.pruning`.
     """
 
     config: Config
@@ -25,11 +33,16 @@ class Job:
     overrides: list[str]
     group: str | None
     logging: dict[str, Any]
+    trial: dict[str, Any] | None = None
 
     @property
     def last(self) -> Path | None:
         """The run directory, if there is a checkpoint in it to go on from."""
         return self.folder if (self.folder / "checkpoints" / "last.ckpt").is_file() else None
+
+    def continued(self) -> "Job":
+        """The same job, going on from its last checkpoint where it has one."""
+        return replace(self, config={**self.config, "resume": str(self.folder)}) if self.last else self
 
     def dumps(self) -> str:
         """The job as JSON."""
@@ -40,3 +53,25 @@ class Job:
         """The job that `dumps` wrote."""
         values = json.loads(text)
         return cls(**{**values, "folder": Path(values["folder"])})
+
+
+def composed_job(config: Config) -> Job:
+    """The job Hydra is at, with its resolved configuration."""
+    hydra = HydraConfig.get()
+    multirun = hydra.mode == RunMode.MULTIRUN
+    return Job(
+        config=config,
+        folder=Path(hydra.runtime.output_dir),
+        overrides=list(hydra.overrides.task),
+        group=Path(hydra.sweep.dir).name if multirun else None,
+        logging=plain(cast(DictConfig, hydra.job_logging)),
+    )
+
+
+def resolved(composed: DictConfig) -> Config:
+    """The configuration of one run, without what is said of many."""
+    composed = deepcopy(composed)
+    with read_write(composed), open_dict(composed):
+        for name in SWEEP:
+            composed.pop(name, None)
+    return plain(composed)

@@ -1,23 +1,27 @@
 """Start a run from the command line: compose, check names, then train; every error one paragraph and an exit code."""
 
+import logging
 import os
 import secrets
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException, MissingConfigException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from variata.cli.crew import crew
-from variata.errors import Interrupted, RunError, UserError
+from variata.errors import ConfigError, Interrupted, RunError, UserError
 
 INSTALLED, CHECKOUT = Path(__file__).parents[1] / "conf", Path(__file__).parents[3] / "conf"
 CONF = INSTALLED if INSTALLED.is_dir() else CHECKOUT
@@ -144,11 +148,19 @@ def keys(node: DictConfig, prefix: str = "") -> Iterable[str]:
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def job(config: DictConfig) -> None:
-    """What Hydra calls once per job. A job that fails does not keep the others of a multirun from running."""
-    from variata.cli.train import train
+    """What Hydra calls for a run, and for each of several that its own launchers start."""
+    if HydraConfig.get().mode == RunMode.MULTIRUN and not crew():
+        from variata.sweeps.local import apart
 
+        apart(config)
+        return
     try:
-        train(config)
+        with clean_start(Path(HydraConfig.get().runtime.output_dir), Path(config.outputs), new=not config.resume):
+            if HydraConfig.get().mode == RunMode.RUN and (config.sweep.params or config.sweep.resume):
+                raise ConfigError("A sweep is several runs: add -m, as in python train.py -m sweep=beta.")
+            from variata.cli.train import train
+
+            train(config)
     except (UserError, OSError) as error:
         if config.debug is True:
             raise
@@ -157,6 +169,27 @@ def job(config: DictConfig) -> None:
         failed.append(told)
         if (others := crew()) and others.alone:  # they wait for this process, until their launcher ends them
             raise SystemExit(told.exit_code) from None
+
+
+@contextmanager
+def clean_start(folder: Path, outputs: Path, new: bool) -> Iterator[None]:
+    """Remove the run directory, and folders below outputs that it leaves empty, if the run cannot even start.
+
+    A run has started when its config.yaml is there.
+    """
+    if new and {path.name for path in folder.iterdir()} - {"train.log", ".hydra"}:
+        raise RunError(f"{folder} is not empty. Choose another hydra.run.dir, or leave it out for a new one each time.")
+    try:
+        yield
+    except BaseException:
+        if not (folder / "config.yaml").is_file():
+            logging.shutdown()
+            shutil.rmtree(folder, ignore_errors=True)
+            with suppress(OSError):  # at the first that is not empty
+                for parent in folder.parents:
+                    if outputs.resolve() in (parent.resolve(), *parent.resolve().parents):
+                        parent.rmdir()
+        raise
 
 
 def main() -> int:

@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from variata import loading, runs
+from variata.cli.job import resolved
 from variata.errors import ConfigError, RunError
 from variata.runs import Config
 from variata.targets import check, check_values
@@ -72,12 +73,13 @@ def settled(composed: DictConfig) -> Config:
         overrides = [o for o in HydraConfig.get().overrides.task if not o.startswith("resume=")]
         config = resumed(Path(composed.resume), overrides)
     else:
-        config = runs.plain(composed)
-    return checked({"logger": {}, "callbacks": {}, **config})
+        config = resolved(composed)
+    return checked(config)
 
 
 def checked(config: Config) -> Config:
-    """The configuration itself, if every name and type in it is known good."""
+    """The configuration, if every name and type in it is known good; empty groups are there too."""
+    config = {"logger": {}, "callbacks": {}, **config}
     for name in (*PARTS, "evaluate", *get_type_hints(Settings)):
         if name not in config or (name in BUILT and "_target_" not in config[name]):
             raise ConfigError(f"The configuration has no {name}: give it a value, or leave out ~{name}.")

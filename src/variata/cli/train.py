@@ -3,18 +3,14 @@
 import logging
 import math
 import os
-import shutil
 import signal
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
-from typing import Any, cast
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, cast
 
 import lightning.pytorch as pl
 import torch
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger, WandbLogger
 from omegaconf import DictConfig
@@ -22,19 +18,22 @@ from omegaconf import DictConfig
 from variata import checkpoints, loading, runs
 from variata.callbacks import EMA, Best, Last, Pictures, Progress
 from variata.cli.crew import crew, torchrun
-from variata.cli.job import Job
+from variata.cli.job import Job, composed_job
 from variata.cli.quality import judge, require_pictures
 from variata.cli.report import plan, results_table
 from variata.cli.settings import OURS, settled
 from variata.core import VAE
 from variata.data.module import ImageDataModule
 from variata.decoders import Decoder
-from variata.errors import ConfigError, Diverged, Interrupted, RunError
+from variata.errors import ConfigError, Diverged, Interrupted, UserError
 from variata.likelihoods import Likelihood
 from variata.loggers import CSV, finish
 from variata.runs import Config
 from variata.targets import build, constructing
 from variata.training import Training
+
+if TYPE_CHECKING:
+    from variata.sweeps.pruning import Pruning
 
 log = logging.getLogger("variata")
 
@@ -49,19 +48,7 @@ def train(composed: DictConfig) -> None:
         Interrupted: Ctrl-C or SIGTERM; the run can be resumed.
     """
     quiet()
-    hydra = HydraConfig.get()
-    folder, multirun = Path(hydra.runtime.output_dir), hydra.mode == RunMode.MULTIRUN
-    if composed.resume and multirun:
-        raise ConfigError("resume= goes on with one run: leave out -m.")
-    with clean_start(folder, Path(composed.outputs), new=not composed.resume):
-        job = Job(
-            config=settled(composed),
-            folder=folder,
-            overrides=list(hydra.overrides.task),
-            group=Path(hydra.sweep.dir).name if multirun else None,
-            logging=runs.plain(cast(DictConfig, hydra.job_logging)),
-        )
-        start(job)
+    start(composed_job(settled(composed)))
 
 
 def start(job: Job) -> None:
@@ -124,6 +111,8 @@ class Run:
         chosen: list[Callback] = [
             build(node, f"callbacks.{name}") for name, node in config["callbacks"].items() if node
         ]
+        self.pruning = pruning(job.trial)
+        chosen += [self.pruning] if self.pruning else []
         chosen.sort(key=lambda callback: isinstance(callback, EMA))  # pictures before it puts the raw weights back
         self.pictures = [callback for callback in chosen if isinstance(callback, Pictures)]
         self.trainer: pl.Trainer = build(
@@ -158,8 +147,8 @@ class Run:
         if not self.trainer.is_global_zero:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        csv = CSV(self.folder / "metrics.csv", until=earlier.get("step", 0) if self.config["resume"] else None)
-        self.trainer.loggers = [csv, *self._logger()]
+        self.csv = CSV(self.folder / "metrics.csv", until=earlier.get("step", 0) if self.config["resume"] else None)
+        self.trainer.loggers = [self.csv, *self._logger()]
         runs.write_config(self.folder, {**self.config, "resume": None}, self.job.overrides)
         plan(self.folder, self.data, self.vae, self.trainer, self.config)
 
@@ -175,7 +164,10 @@ class Run:
             self.vae.load_state_dict(checkpoints.weights(checkpoints.read(self.best)))
 
     def test(self) -> None:
-        """Judge the best weights on the whole test set; with trainer.limit_test_batches=0 on nothing."""
+        """Judge the best weights on the whole test set; with trainer.limit_test_batches=0, or pruned, on nothing."""
+        if self.pruning and self.pruning.pruned:
+            self.results["status"] = "pruned"
+            return
         if self.config["trainer"]["limit_test_batches"]:
             self._judge()
         if self.config["evaluate"].get("quality") and self.trainer.is_global_zero:
@@ -204,8 +196,11 @@ class Run:
             except Interrupted as error:
                 self.results["status"] = "interrupted"
                 raise Interrupted(error.signum, self.job.last) from None
-            except Exception:
+            except Exception as error:
                 log.exception("failed at update %d", self.training.step)
+                self.results["error"] = (
+                    str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+                )
                 raise
             finally:
                 self._close()
@@ -230,12 +225,22 @@ class Run:
         self.results["train/images_per_second"] = round(training.step * batch / max(training.seconds, 1e-9), 1)
         if not self.trainer.is_global_zero:
             return
+        self.results |= runs.best_validation(self.csv.rows())
         runs.write_results(self.folder, self.results)
         log.info("%s", self.results)
         for logger in self.trainer.loggers:
             if isinstance(logger, WandbLogger):
                 finish(logger.experiment, self.results)
         results_table(self.folder, self.results)
+
+
+def pruning(trial: dict[str, Any] | None) -> "Pruning | None":
+    """What asks a study whether to go on, for a trial of a search that prunes."""
+    if trial is None:
+        return None
+    from variata.sweeps.pruning import Pruning
+
+    return Pruning(**trial)
 
 
 def require_batches(options: dict[str, Any], data: ImageDataModule) -> None:
@@ -287,27 +292,6 @@ def assemble(config: Config, data: ImageDataModule) -> tuple[Training, VAE]:
     return training, vae
 
 
-@contextmanager
-def clean_start(folder: Path, outputs: Path, new: bool) -> Iterator[None]:
-    """Remove the run directory, and folders below outputs that it leaves empty, if the run cannot even start.
-
-    A run has started when its config.yaml is there.
-    """
-    if new and {path.name for path in folder.iterdir()} - {"train.log", ".hydra"}:
-        raise RunError(f"{folder} is not empty. Choose another hydra.run.dir, or leave it out for a new one each time.")
-    try:
-        yield
-    except BaseException:
-        if not (folder / "config.yaml").is_file():
-            logging.shutdown()
-            shutil.rmtree(folder, ignore_errors=True)
-            with suppress(OSError):  # at the first that is not empty
-                for parent in folder.parents:
-                    if outputs.resolve() in (parent.resolve(), *parent.resolve().parents):
-                        parent.rmdir()
-        raise
-
-
 def quiet() -> None:
     """Silence what Lightning says about things that are as they should be, and undo a setting of its that costs time.
 
@@ -320,6 +304,7 @@ def quiet() -> None:
     expected = [
         *("does not have many workers", "not resumable", "LeafSpec", "smaller than the logging interval"),
         "exists and is not empty",  # the checkpoints of a resumed run
+        "command is available on your system but is not used",  # srun, on a machine where runs need no SLURM
         "It is recommended to use `self.log",  # what is logged is computed over all devices
         "was called before the ``update`` method",  # by a device for which no batch was left
     ]

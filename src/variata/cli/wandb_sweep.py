@@ -3,16 +3,14 @@
 import sys
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
-from typing import Any
 
 import hydra
-import yaml
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
 from variata.cli.launch import CONF, guarded, say, suggestion
 from variata.errors import ConfigError
 from variata.sweeps import wandb_yaml
+from variata.sweeps.options import options
 from variata.sweeps.space import Interval, Space, read
 
 HELP = """usage: variata wandb-sweep NAME [OVERRIDE ...]
@@ -23,14 +21,7 @@ one, sweep.sampler=random, sweep.trials=50 and so on say how to search.
   variata wandb-sweep optuna data=digits > sweep.yaml
   wandb sweep sweep.yaml          # creates the sweep and prints what its agents are started with
 """
-DEFAULTS: dict[str, Any] = {
-    "sampler": None,
-    "trials": 20,
-    "objectives": {"val/elbo": "maximize"},
-    "pruner": None,
-    "seed": 1,
-    "resume": None,
-}
+OF_SWEEPS = ("sweep", "jobs")  # words that are not the runs'
 
 
 def main() -> int:
@@ -43,39 +34,19 @@ def main() -> int:
 
 def convert(name: str, words: Sequence[str]) -> str:
     """The YAML of a file in conf/sweep and words of the command line, checked by composing what it would run."""
-    search, params, overrides = settings(name, words)
-    space = read(params, overrides)
+    known = [path.stem for path in (CONF / "sweep").glob("*.yaml")]
+    if name not in known:
+        raise ConfigError(f"sweep={name} is unknown. {suggestion(name, known)}")
+    about = [word for word in words if word.partition("=")[0].split(".")[0] in OF_SWEEPS]
+    chosen = options(compose([f"sweep={name}", *about]).sweep)
+    space = read(chosen.params, [word for word in words if word not in about])
     for point in corners(space):
-        config = compose(point)
-    if not (logger := config.logger):
+        logger = compose(point).logger
+    if not logger:
         raise ConfigError("logger=none leaves nothing for W&B to compare. Leave it out.")
-    if len(search["objectives"]) > 1:
-        first, *others = search["objectives"]
-        say(f"A sweep of W&B has one objective: {first} is taken, {', '.join(others)} is not. sweep=... has them all.")
-    return wandb_yaml.dump(wandb_yaml.document(name, space, search, logger.project, logger.entity))
-
-
-def settings(name: str, words: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
-    """How to search, what the file varies, and the words that are not about either.
-
-    Raises:
-        ConfigError: There is no such file, or no such setting.
-    """
-    path = CONF / "sweep" / f"{name}.yaml"
-    if not path.is_file():
-        raise ConfigError(f"sweep={name} is unknown. {suggestion(name, [p.stem for p in path.parent.glob('*.yaml')])}")
-    file = yaml.safe_load(path.read_text()) or {}
-    params = file.pop("params", {})
-    search, overrides = DEFAULTS | file, []
-    for word in words:
-        key, _, _ = word.partition("=")
-        if not key.startswith("sweep."):
-            overrides.append(word)
-        elif key.removeprefix("sweep.") not in DEFAULTS:
-            raise ConfigError(f"{key} is unknown. {suggestion(key, [f'sweep.{known}' for known in DEFAULTS])}")
-        else:
-            search[key.removeprefix("sweep.")] = OverridesParser.create().parse_override(word).value()
-    return search, params, overrides
+    if others := chosen.objectives[1:]:
+        say(f"W&B's sweeps have one objective: {chosen.objectives[0]} is taken, {others[0]} is not.")
+    return wandb_yaml.dump(wandb_yaml.document(name, space, chosen, logger.project, logger.entity))
 
 
 def corners(space: Space) -> Iterator[list[str]]:

@@ -7,25 +7,34 @@ import signal
 import sys
 import threading
 import time
+import traceback
+from dataclasses import replace
 from pathlib import Path
 from select import select
 
 import torch
+from filelock import FileLock
 from torch.distributed.elastic.multiprocessing.errors import record
 
+from variata import runs
 from variata.cli.crew import Crew
 from variata.cli.job import Job
 from variata.cli.launch import explain, say
 from variata.cli.settings import checked
-from variata.cli.train import quiet, work
+from variata.cli.train import quiet, start, work
 from variata.errors import Interrupted, RunError, UserError
 
+PREDECESSOR = 60.0  # seconds it may take to end, when a sweep was killed and is resumed at once
 PATIENCE = 20.0  # seconds from a signal to the end of the process: less than the agent's 30, after which it kills
 
 
 def main() -> int:
     """Do the job in the file the agent names, and leave to the agent to tell how it ended."""
-    job, rank = Job.loads(Path(sys.argv[1]).read_text()), int(os.environ["RANK"])
+    file = Path(sys.argv[1])
+    job = Job.loads(file.read_text())
+    if "RANK" not in os.environ:
+        return whole(job, file)
+    rank = int(os.environ["RANK"])
     begin(rank, int(os.environ["LOCAL_WORLD_SIZE"]))
     if rank == 0:
         logging.config.dictConfig(job.logging)
@@ -36,6 +45,30 @@ def main() -> int:
     except Exception:  # recorded, with its traceback
         return 1
     return 0
+
+
+def whole(job: Job, file: Path) -> int:
+    """All of a sweep's job, from its last checkpoint if it was begun before; what goes wrong is marked."""
+    quiet()
+    end_in_time()
+    try:
+        with FileLock(file.with_suffix(".lock"), timeout=PREDECESSOR):
+            logging.config.dictConfig(job.logging)
+            start(replace(job, config=checked(job.config)).continued())
+        return 0
+    except Interrupted as error:
+        say(str(error))
+        return error.exit_code
+    except Exception as error:
+        told = (
+            error if isinstance(error, UserError) else RunError(explain(error)) if isinstance(error, OSError) else None
+        )
+        if told is None:
+            traceback.print_exc()
+        else:
+            say(str(told))
+        runs.mark_failed(job.folder, job.config, str(told or f"{type(error).__name__}: {error}"))
+        return told.exit_code if told else 1
 
 
 def follow(crew: Crew) -> int:

@@ -6,7 +6,6 @@ line.
 """
 
 import re
-from collections.abc import Mapping
 from typing import Any
 
 import yaml
@@ -14,6 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from variata.errors import ConfigError
+from variata.sweeps.options import Options, direction
 from variata.sweeps.space import Axis, Interval, Range, Space, Values
 
 METHODS = {None: "grid", "grid": "grid", "random": "random", "tpe": "bayes", "cmaes": "bayes"}
@@ -23,44 +23,37 @@ NAMED = re.compile("[A-Za-z_][A-Za-z0-9_.-]*")  # what W&B takes for the name of
 Document = dict[str, Any]
 
 
-def document(name: str, space: Space, search: Mapping[str, Any], project: str, entity: str | None = None) -> Document:
+def document(name: str, space: Space, options: Options, project: str, entity: str | None = None) -> Document:
     """The sweep as plain data in W&B's schema.
 
     Args:
         name: Of the sweep, in W&B.
         space: What is varied; the overrides all runs share go into the command.
-        search: `sampler`, `trials`, `objectives` and `pruner`, as in conf/sweep; the first objective counts.
+        options: How to search; the first objective counts.
         project: Where the runs go.
         entity: Whose project; None is the user's own.
 
     Raises:
         ConfigError: W&B has no such search.
     """
-    if search["sampler"] not in METHODS:
-        known = ", ".join(str(sampler or "null") for sampler in METHODS)
-        raise ConfigError(f"sweep.sampler={search['sampler']} is unknown. Use one of {known}.")
-    if not isinstance(search["trials"], int) or search["trials"] < 1:
-        raise ConfigError(f"sweep.trials={search['trials']} is no number of runs. Give a whole one from 1.")
-    if any(goal not in ("maximize", "minimize") for goal in search["objectives"].values()):
-        raise ConfigError(f"sweep.objectives={search['objectives']}: each is to be maximize or minimize.")
     if not space.axes:
         raise ConfigError(f"sweep={name} varies nothing: give a key more than one value, like seed=1,2,3.")
     for key in space.axes:
         if not NAMED.fullmatch(key):
             raise ConfigError(f"W&B takes no parameter of the name {key}: fix it to one value, or use python train.py.")
-    method = METHODS[search["sampler"]]
+    method = METHODS[options.sampler]
     if method == "grid":
         next(space.grid())  # refuses intervals
-    metric, goal = next(iter(search["objectives"].items()))
+    metric = options.objectives[0]
     return {
         "program": "train.py",
         "name": name,
         "project": project,
         **({"entity": entity} if entity else {}),
         "method": method,
-        **({} if method == "grid" else {"run_cap": search["trials"]}),
-        "metric": {"name": metric, "goal": goal},
-        **({"early_terminate": dict(STOPPING)} if search["pruner"] else {}),
+        **({} if method == "grid" else {"run_cap": options.trials}),
+        "metric": {"name": metric, "goal": direction(metric)},
+        **({"early_terminate": dict(STOPPING)} if options.pruner else {}),
         "parameters": {
             key: choices(axis) if method == "grid" and not isinstance(axis, Interval) else parameter(axis)
             for key, axis in space.axes.items()

@@ -1,0 +1,66 @@
+"""What Hydra finds of us: it imports whatever is in this package at every start, so nothing heavy is here."""
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+if TYPE_CHECKING:
+    from variata.cli.job import Job
+    from variata.sweeps.jobs import Ended
+
+
+class Sweep(Sweeper):
+    """`-m`: grids, and searches with Optuna."""
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.context, self.task, self.settings = hydra_context, task_function, config
+
+    def sweep(self, arguments: list[str]) -> Any:
+        from variata.sweeps.sweep import sweep
+
+        return sweep(self.context, self.task, self.settings, arguments)
+
+
+class ProcessLauncher(Launcher):
+    """Runs jobs in processes of their own, which are handed a resolved configuration and never compose one."""
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.context, self.settings = hydra_context, config
+
+    def run(self, jobs: "Iterable[Job]", ended: "Ended") -> None:
+        """Run jobs as they come, some at a time, and tell of each when it has ended."""
+        raise NotImplementedError
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """As Hydra's own sweepers call it."""
+        from variata.sweeps.jobs import compose
+
+        numbered = enumerate(job_overrides, initial_job_idx)
+        jobs = [compose(self.context, self.settings, list(words), number) for number, words in numbered]
+        self.run(jobs, lambda job: None)
+        return [JobReturn(overrides=job.overrides, working_dir=str(job.folder)) for job in jobs]
+
+
+class Joblib(ProcessLauncher):
+    """Processes on this machine, each with its share of the cores or GPUs.
+
+    Args:
+        jobs: At a time.
+    """
+
+    def __init__(self, jobs: int = 1) -> None:
+        self.jobs = jobs
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        from variata.sweeps.local import Local
+
+        super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
+        self.local = Local(self.jobs)
+
+    def run(self, jobs: "Iterable[Job]", ended: "Ended") -> None:
+        self.local.run(jobs, ended)

@@ -1,0 +1,87 @@
+"""Single jobs of a sweep: composed here, done by a process of their own, judged by what they leave behind."""
+
+import json
+import math
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import HydraContext, RunMode
+from omegaconf import DictConfig, open_dict, read_write
+
+from variata import runs
+from variata.cli.job import Job, composed_job, resolved
+
+Ended = Callable[[Job], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended.
+
+    Args:
+        status: "finished", "pruned", "failed", "interrupted", or "missing" if it never began.
+        results: What results.json holds.
+    """
+
+    status: str
+    results: dict[str, Any] = field(default_factory=dict)
+
+    def values(self, names: Sequence[str]) -> list[float]:
+        """Some figures; none of them if one is missing or not finite."""
+        values = [float(self.results[name]) for name in names if self.results.get(name) is not None]
+        return values if len(values) == len(names) and all(map(math.isfinite, values)) else []
+
+    @property
+    def well(self) -> bool:
+        """Whether there is nothing left to do."""
+        return self.status in ("finished", "pruned")
+
+
+def compose(context: HydraContext, config: DictConfig, overrides: list[str], number: int) -> Job:
+    """The job of some overrides, below the directory of the sweep."""
+    composed = context.config_loader.load_sweep_config(config, overrides)
+    with read_write(composed.hydra), open_dict(composed.hydra):
+        composed.hydra.mode = RunMode.MULTIRUN
+        composed.hydra.job.id = composed.hydra.job.num = number
+    HydraConfig.instance().set_config(composed)  # its resolver answers for this job now
+    folder = Path(composed.hydra.sweep.dir, str(composed.hydra.sweep.subdir)).absolute()
+    with read_write(composed.hydra), open_dict(composed.hydra):
+        composed.hydra.runtime.output_dir = str(folder)
+    HydraConfig.instance().set_config(composed)
+    return composed_job(resolved(composed))
+
+
+def outcome(folder: Path) -> Outcome:
+    """How the job of a run directory ended, by its results.json."""
+    try:
+        results = json.loads((folder / "results.json").read_text())
+        return Outcome(results["status"], results)
+    except (OSError, ValueError, KeyError, TypeError):
+        return Outcome("missing")
+
+
+def command(job: Job) -> list[str]:
+    """What does a job: a process that reads it from a file beside the sweep's run directories."""
+    file = job.folder.parent / ".jobs" / f"{job.folder.name}.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    job.folder.mkdir(parents=True, exist_ok=True)
+    (job.folder / "results.json").unlink(missing_ok=True)  # of an earlier attempt
+    runs.write(file, job.dumps())
+    return [sys.executable, "-P", "-m", "variata.cli.worker", str(file)]
+
+
+def ensure_marked(job: Job, code: int) -> None:
+    """Say in results.json that the job failed, where its process no longer could."""
+    if outcome(job.folder).status == "missing":
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        runs.mark_failed(job.folder, job.config, f"The process of the job {how}. Look into {job.folder}/train.log.")
+
+
+def cores() -> list[int]:
+    """The cores this process may use."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
