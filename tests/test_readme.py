@@ -19,9 +19,8 @@ COMMANDS = [line.split("#")[0].strip() for line in TEXT.splitlines() if line.sta
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands_compose(command):
-    overrides = [
-        word for word in shlex.split(command)[2:] if "=" in word and not word.startswith(("resume=", "seed=1,"))
-    ]
+    left_out = ("--", "resume=", "sweep.resume=", "seed=1,")
+    overrides = [word for word in shlex.split(command)[2:] if "=" in word and not word.startswith(left_out)]
     OmegaConf.register_new_resolver("run_dir", run_dir, replace=True)
     with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         assert OmegaConf.to_container(hydra.compose("config", overrides), resolve=True)["model"]["latent"] > 0

@@ -192,7 +192,7 @@ def test_shares_are_equal_and_nobody_has_anothers(monkeypatch):
     monkeypatch.setattr(local, "cores", lambda: list(range(10)))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3,4,5,6,7")
     for jobs in (1, 2, 3, 8):
-        for things in zip(*((share.cores, share.gpus) for share in shares(jobs)), strict=True):
+        for things in zip(*((share.cores, share.gpus) for share in shares(jobs, gpus=True)), strict=True):
             assert len({len(part) for part in things}) == 1 and things[0]
             assert len(set().union(*things)) == sum(map(len, things))
 
@@ -201,6 +201,7 @@ def test_more_jobs_than_gpus_are_refused(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     with pytest.raises(ConfigError, match="jobs=3 on 2 GPUs"):
         Local(3)
+    assert not any(share.gpus for share in shares(3, gpus=False))
 
 
 @pytest.fixture

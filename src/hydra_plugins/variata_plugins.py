@@ -60,7 +60,7 @@ class Joblib(ProcessLauncher):
         from variata.sweeps.local import Local
 
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
-        self.local = Local(self.jobs)
+        self.local = Local(self.jobs, gpus=config.trainer.accelerator != "cpu")
 
     def run(self, jobs: "Iterable[Job]", ended: "Ended") -> None:
         self.local.run(jobs, ended)

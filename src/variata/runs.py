@@ -105,7 +105,7 @@ def mark_failed(run: Path, config: Config, error: str) -> None:
 def write(path: Path, text: str) -> None:
     """A whole file or none: written beside its place, then renamed."""
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
+    temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
 
 

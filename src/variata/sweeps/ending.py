@@ -55,7 +55,7 @@ class Progress:
 
 def table(folder: Path, space: Space, outcomes: Outcomes, words: dict[int, list[str]], best: list[int]) -> None:
     """Print all jobs: what each tried, how it ended, its figures, or why it has none."""
-    shown = Table(title=f"jobs of {folder}", title_justify="left")
+    shown = Table()
     figures = [name for name in FIGURES if any(how.results.get(name) is not None for how in outcomes.values())]
     for name in ("job", *space.axes, "status", *figures, "minutes"):
         shown.add_column(name, justify="left" if name in ("status", *space.axes) else "right", overflow="fold")
@@ -68,11 +68,17 @@ def table(folder: Path, space: Space, outcomes: Outcomes, words: dict[int, list[
             *(figure(how.results.get(name)) for name in figures),
             figure((how.results.get("train/seconds") or math.nan) / 60),
         )
+    tell(f"jobs of {folder}")
     console = Console() if sys.stdout.isatty() else Console(width=200)
     console.print(shown)
     for number, how in sorted(outcomes.items()):
         if how.results.get("error"):
-            console.print(f"job {number}: {how.results['error']}", soft_wrap=True, highlight=False, markup=False)
+            tell(f"job {number}: {how.results['error']}")
+
+
+def tell(line: Any) -> None:
+    """A line on stdout, whole, so that a path in it can be copied."""
+    Console(highlight=False, markup=False, soft_wrap=True).print(str(line))
 
 
 def varied(space: Space, overrides: list[str]) -> dict[str, str]:
@@ -129,4 +135,15 @@ def write_best(folder: Path, loader: ConfigLoader, primary: str, overrides: list
         f"# The best {options.objectives[0]} of this sweep: python train.py --config-dir={folder} --config-name=best\n"
     )
     runs.write(path, head + OmegaConf.to_yaml(OmegaConf.create(content)))
+    return path
+
+
+def write_report(folder: Path) -> Path:
+    """Write report.html, which compares the runs: `variata compare <sweep> --html report.html` does it again."""
+    from variata.compare.comparison import compare
+    from variata.compare.page import page
+    from variata.compare.read import read_below
+
+    path = folder / "report.html"
+    runs.write(path, page(compare(read_below([folder]), [], None), f"variata compare {folder} --html {path}"))
     return path

@@ -35,14 +35,15 @@ class Local:
 
     Args:
         jobs: At a time.
+        gpus: Whether they use GPUs, where there are any.
     """
 
-    def __init__(self, jobs: int) -> None:
+    def __init__(self, jobs: int, gpus: bool = True) -> None:
         if jobs < 1:
             raise ConfigError(f"jobs={jobs} is less than 1.")
         self.jobs, self.lock, self.running = jobs, threading.Lock(), list[subprocess.Popen]()
         self.free: queue.Queue[Share] = queue.Queue()
-        for share in shares(jobs):
+        for share in shares(jobs, gpus):
             self.free.put(share)
         self.stopped = False
 
@@ -123,12 +124,14 @@ def output(job: Job, own: bool) -> Iterator[IO[str] | None]:
         yield file
 
 
-def shares(jobs: int) -> list[Share]:
+def shares(jobs: int, gpus: bool) -> list[Share]:
     """The machine's cores and GPUs in equal shares; with more jobs than cores, some have the same one."""
-    mine, gpus = cores(), visible_gpus()
-    if gpus and jobs > len(gpus):
-        raise ConfigError(f"jobs={jobs} on {len(gpus)} GPUs: a job has at least one to itself. Use jobs={len(gpus)}.")
-    return [Share(part(mine, i, jobs) or [mine[i % len(mine)]], part(gpus, i, jobs)) for i in range(jobs)]
+    mine, cards = cores(), visible_gpus() if gpus else []
+    if cards and jobs > len(cards):
+        raise ConfigError(
+            f"jobs={jobs} on {len(cards)} GPUs: a job has at least one to itself. Use jobs={len(cards)}, or trainer=cpu."
+        )
+    return [Share(part(mine, i, jobs) or [mine[i % len(mine)]], part(cards, i, jobs)) for i in range(jobs)]
 
 
 def part(things: list[T], i: int, parts: int) -> list[T]:

@@ -116,7 +116,9 @@ def conclude(folder: Path, space: Space, options: Options, source: Source, loade
     best = ending.best(outcomes, options.objectives)
     ending.table(folder, space, outcomes, words, best)
     if len(options.objectives) == 1 and best:
-        ending.write_best(folder, loader, primary, words[best[0]], options)
+        ending.tell(ending.write_best(folder, loader, primary, words[best[0]], options))
+    if options.report and any(how.well for how in outcomes.values()):
+        ending.tell(ending.write_report(folder))
 
 
 def asked(config: DictConfig, arguments: list[str]) -> tuple[Request, Path]:

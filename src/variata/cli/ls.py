@@ -1,0 +1,92 @@
+"""List runs: how they ended, what was asked for, and their figures."""
+
+import argparse
+import re
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+from rich import box
+from rich.table import Table
+
+from variata.cli.compare import console
+from variata.cli.launch import guarded
+from variata.compare.config import text, visible
+from variata.compare.metrics import METRICS
+from variata.compare.read import QUIET, LeftOut, Run, read_below
+
+STATUSES = ("finished", "failed", "interrupted", "pruned", "running", "killed")
+STYLES = {"failed": "red", "killed": "red", "interrupted": "yellow", "pruned": "yellow", "running": "cyan"}
+DATED = re.compile(r"\d{4}-\d\d-\d\d_")  # name of a run that is no job of a sweep
+SHOWN = ("val/elbo", "test/nll", "train/minutes")
+HELP = f"""
+A run without results.json is running or was killed. It counts as running where config.yaml, metrics.csv, train.log or
+checkpoints/last.ckpt, which training writes every checkpoint_every seconds, was written in the last {QUIET // 60}
+minutes (or five times checkpoint_every, if that is longer); a longer silence, as in a very long evaluation, counts as
+killed. An interrupted or failed run whose config.yaml is newer than its results.json was resumed: the same signs tell.
+"""
+
+
+def main() -> int:
+    """`variata ls PATH ...`: prints a table, newest last."""
+    options = parser().parse_args()
+    return guarded(lambda: show(options))
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    parser = argparse.ArgumentParser("variata ls", description="List runs, newest last.", epilog=HELP)
+    add = parser.add_argument
+    add("path", nargs="*", type=Path, default=[Path("outputs")], metavar="PATH", help="run, sweep or folder (outputs)")
+    add("--status", action="append", choices=STATUSES, help="show only these; may be given several times")
+    return parser
+
+
+def show(options: argparse.Namespace) -> None:
+    """Read and print."""
+    found = read_below(options.path)
+    runs = [run for run in found.runs if not options.status or run.status in options.status]
+    out = console()
+    if runs:
+        out.print(listed(sorted(runs, key=lambda run: run.began)))
+    else:
+        out.print(f"None of {len(found.runs)} runs is {' or '.join(options.status or STATUSES)}.")
+    for place in found.left_out:
+        out.print(told(place), style="yellow")
+
+
+def told(place: LeftOut) -> str:
+    """A directory that could not be read, and why."""
+    return f"Left out: {visible(place.path)}: {place.reason}"
+
+
+def listed(runs: Sequence[Run]) -> Table:
+    """A row per run."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("path", "status", "data", "model", "overrides"):
+        table.add_column(heading, overflow="fold")
+    for heading in (*(METRICS[name].label for name in SHOWN), "when"):
+        table.add_column(heading, justify="right")
+    for run in runs:
+        table.add_row(*row(run), style=STYLES.get(run.status))
+    return table
+
+
+def row(run: Run) -> list[str]:
+    """What is said of a run."""
+    values = [(METRICS[name], run.figure(name)) for name in SHOWN]
+    when = f"{datetime.fromtimestamp(run.began):%Y-%m-%d %H:%M}"
+    figures = ["–" if value is None else metric.text(value) for metric, value in values]
+    asked = [word for word in run.overrides if not word.startswith(("data=", "model=", "outputs=", "logger="))]
+    return [visible(run.path), run.status, *parts(run), " ".join(asked), *figures, when]
+
+
+def parts(run: Run) -> tuple[str, str]:
+    """Names of data and model: as asked for, by the folder `<data>-<model>`, or by what is built."""
+    asked = {key: name for key, _, name in (word.partition("=") for word in run.overrides)}
+    place = run.path.resolve()
+    data, dash, model = place.parent.name.partition("-")
+    folder = {"data": data, "model": model} if dash and DATED.match(place.name) else {}
+    built = {"data": text(run.config.get("data")), "model": text(run.config.get("model.encoder", run.config["model"]))}
+    first, second = ({**built, **folder, **asked}[part] for part in ("data", "model"))
+    return first, second

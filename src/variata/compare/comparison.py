@@ -1,0 +1,120 @@
+"""Everything a report says, computed once: terminal, Markdown and HTML only write it down."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from variata.compare.groups import Group, grouped, ranked
+from variata.compare.importance import Importance, importance
+from variata.compare.keys import column, differing, leading, spoken
+from variata.compare.metrics import JUDGEMENTS, METRICS, Metric, default, differences
+from variata.compare.read import Found, LeftOut, Run
+from variata.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs in groups.
+
+    Args:
+        runs: All that could be read.
+        left_out: Directories that could not.
+        keys: They are grouped by.
+        within: Keys that tell runs of one group apart.
+        followers: Keys that also differ and follow from those.
+        groups: The best first.
+        by: The metric they are ranked by.
+        ranks: By label; empty where the figures do not compare.
+        apart: Why not; empty where they do.
+        warnings: That, and what else to bear in mind.
+        importance: Of keys for the metric.
+    """
+
+    runs: list[Run]
+    left_out: list[LeftOut]
+    keys: list[str]
+    within: list[str]
+    followers: list[str]
+    groups: list[Group]
+    by: Metric
+    ranks: dict[str, int]
+    apart: str
+    warnings: list[str]
+    importance: Importance | None
+
+    @property
+    def best(self) -> Group | None:
+        return self.groups[0] if self.groups and self.groups[0].label in self.ranks else None
+
+
+def compare(found: Found, group_by: Sequence[str] = (), by: str | None = None) -> Comparison:
+    """Group, judge and rank.
+
+    Raises:
+        ConfigError: A key or metric that is not there.
+    """
+    runs = spoken(found.runs)
+    differ = differing(runs)
+    leaders = leading(differ, runs)
+    keys = chosen_keys(group_by, runs) or leaders
+    groups = grouped(runs, keys)
+    finished = [run for group in groups for run in group.judged]
+    metric = chosen_metric(by, finished)
+    told, apart = _told(finished), " ".join(_told(finished, metric))
+    ranks = {} if apart else ranked(groups, metric)
+    groups = sorted(groups, key=lambda group: ranks.get(group.label, len(groups) + 1))
+    within = [key for key in leaders if key not in keys]
+    followers = [key for key in differ if key not in leaders and key not in keys]
+    varied = [key for key in leaders if len(set(column(finished, key))) > 1]
+    matters = None if apart else importance(finished, varied, metric.name)
+    warnings = [*told, *_repeats(groups), *_marginal(within)]
+    return Comparison(runs, found.left_out, keys, within, followers, groups, metric, ranks, apart, warnings, matters)
+
+
+def chosen_keys(group_by: Sequence[str], runs: Sequence[Run]) -> list[str]:
+    """The keys asked for, each once."""
+    known = {key for run in runs for key in run.config}
+    keys = list(dict.fromkeys(key.removesuffix("._target_") for key in group_by))
+    for key in keys:
+        if key not in known:
+            raise ConfigError(f"--group-by {key} is in no run's config.yaml. {near(key, known)}")
+    return keys
+
+
+def chosen_metric(by: str | None, finished: Sequence[Run]) -> Metric:
+    """The metric asked for, or the default."""
+    if by is None:
+        return default(finished)
+    if by not in METRICS:
+        raise ConfigError(f"--by {by} is no metric that is compared. Allowed: {', '.join(METRICS)}.")
+    return METRICS[by]
+
+
+def near(given: str, known: set[str]) -> str:
+    """Keys that resemble the one given."""
+    from variata.cli.launch import suggestion
+
+    return suggestion(given, known, listed=8).partition("See `python")[0].strip()
+
+
+def _told(finished: Sequence[Run], metric: Metric | None = None) -> list[str]:
+    """Judgements that differ between runs and what they spoil; all, or those that concern a metric."""
+    found = differences(finished, metric)
+    told = []
+    for judgement in (j for j in JUDGEMENTS if j.name in found):
+        spoilt = ", ".join(name for name in METRICS if name.startswith(judgement.metrics))
+        values = "; ".join(found[judgement.name])
+        told.append(f"{judgement.name} differs between runs ({values}): {judgement.why}, so {spoilt} do not compare.")
+    return told
+
+
+def _repeats(groups: Sequence[Group]) -> list[str]:
+    n = sum(len(group.repeats) for group in groups)
+    return [f"{n} finished run(s) repeat configuration and seed of a newer one, which counts alone."] if n else []
+
+
+def _marginal(within: Sequence[str]) -> list[str]:
+    if not within:
+        return []
+    return [
+        f"Groups hold runs that differ in {', '.join(within)} too: means and intervals are over these as over seeds."
+    ]

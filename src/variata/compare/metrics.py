@@ -1,0 +1,100 @@
+"""The figures that are compared, and when they do not compare. A metric is added with one line in METRICS."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from variata.compare.config import printable
+from variata.compare.read import Run
+
+NATS = "nats per image"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A figure of results.json.
+
+    Args:
+        name: Its key.
+        label: Heading of its column.
+        unit: Of the figure.
+        up: Whether higher is better.
+        digits: Written after the point.
+    """
+
+    name: str
+    label: str
+    unit: str = NATS
+    up: bool = False
+    digits: int = 2
+
+    def text(self, value: float) -> str:
+        return f"{value:,.{self.digits}f}"
+
+
+METRICS = {
+    metric.name: metric
+    for metric in (
+        Metric("val/elbo", "val ELBO", up=True),
+        Metric("test/nll", "test NLL"),
+        Metric("test/elbo", "test ELBO", up=True),
+        Metric("test/rate", "test rate"),
+        Metric("test/distortion", "test distortion"),
+        Metric("test/bits_per_dim", "bits/dim", "bits per dimension", digits=4),
+        Metric("train/minutes", "minutes", "minutes"),
+    )
+}
+DENSITY, MASS = "density", "probability"
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A way in which figures are obtained; where it differs, the metrics it concerns do not compare.
+
+    Args:
+        name: What differs, in words.
+        of: Of a run; None where it does not say.
+        why: The figures do not compare.
+        metrics: How their names begin.
+    """
+
+    name: str
+    of: Callable[[Run], object]
+    why: str
+    metrics: tuple[str, ...]
+
+
+def kind(run: Run) -> str | None:
+    """Whether log p(x | z) is of probabilities, as for binary data, or of densities."""
+    likelihood = run.config.get("likelihood", run.config.get("model.likelihood"))
+    return None if likelihood is None else MASS if str(likelihood).casefold() == "bernoulli" else DENSITY
+
+
+JUDGEMENTS = (
+    Judgement(
+        "data/protocol", lambda run: run.results.get("data/protocol"), "the images are not the same", ("val/", "test/")
+    ),
+    Judgement("likelihood", kind, "probabilities and densities have no common scale", ("val/", "test/")),
+    Judgement("test/images", lambda run: run.results.get("test/images"), "other images were judged", ("test/",)),
+    Judgement(
+        "test/nll_samples",
+        lambda run: run.results.get("test/nll_samples"),
+        "a bound with more samples is tighter",
+        ("test/nll", "test/bits_per_dim"),
+    ),
+)
+
+
+def differences(runs: Sequence[Run], metric: Metric | None = None) -> dict[str, list[str]]:
+    """Names of judgements that differ between runs, and their values; all of them, or those that concern a metric."""
+    found = {}
+    for judgement in JUDGEMENTS:
+        values = {printable(str(value)) for run in runs if (value := judgement.of(run)) is not None}
+        if len(values) > 1 and (metric is None or metric.name.startswith(judgement.metrics)):
+            found[judgement.name] = sorted(values)
+    return found
+
+
+def default(finished: Sequence[Run]) -> Metric:
+    """Test NLL where every finished run has it, else the validation's ELBO."""
+    tested = bool(finished) and all(run.figure("test/nll") is not None for run in finished)
+    return METRICS["test/nll" if tested else "val/elbo"]

@@ -1,0 +1,262 @@
+"""Run directories as records: found below folders, read, or named with the reason why not."""
+
+import csv
+import json
+import math
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+
+from variata.compare.config import Flat, flat, natural, number, printable
+from variata.errors import ConfigError, RunError
+
+LOADER = cast(type[yaml.SafeLoader], getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # in C: ten times as fast
+CURVE = ("step", "val/elbo", "val/rate", "val/distortion")  # columns of metrics.csv
+QUIET = 600  # seconds without a sign of life after which a run counts as killed
+SIGNS = ("config.yaml", "metrics.csv", "train.log", "checkpoints/last.ckpt")
+SKIPPED = {"wandb", "checkpoints", "images"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory that could be read.
+
+    Args:
+        path: As it was found.
+        config: By dotted key.
+        overrides: What was asked for on the command line.
+        results: results.json; `val/*` at the best validation and `train/minutes` are added.
+        curve: Columns of CURVE, a row per validation.
+        status: finished, failed, interrupted, pruned, running or killed.
+        began: In seconds since 1970, by the directory's name, else by config.yaml.
+    """
+
+    path: Path
+    config: Flat
+    overrides: tuple[str, ...]
+    results: dict[str, Any]
+    curve: list[tuple[float, ...]]
+    status: str
+    began: float
+
+    @property
+    def finished(self) -> bool:
+        return self.status == "finished"
+
+    def figure(self, name: str) -> float | None:
+        """A number of results.json, or None."""
+        value = self.results.get(name)
+        return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A directory that looks like a run and cannot be read."""
+
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """What lies below some folders."""
+
+    runs: list[Run] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
+
+
+class ForeignError(RunError):
+    """The configuration of another program."""
+
+
+def read_below(roots: Sequence[Path]) -> Found:
+    """All runs below folders, each once.
+
+    Raises:
+        ConfigError: A path is no folder, or there is nothing below any of them.
+    """
+    for root in roots:
+        if not root.is_dir():
+            raise ConfigError(
+                f"{root} is no folder. Give run directories, sweeps, or a folder above them like outputs."
+            )
+    found, seen = Found(), set[Path]()
+    for root in roots:
+        for folder, inside in _folders(root, seen, found.left_out):
+            _add(folder, inside, found)
+    if not found.runs and not found.left_out:
+        places = ", ".join(map(str, roots))
+        raise ConfigError(
+            f"There is no run below {places}: no folder with a config.yaml. Runs are written to outputs=..., "
+            "by default outputs/<data>-<model>/<run>."
+        )
+    return found
+
+
+def _folders(root: Path, seen: set[Path], left_out: list[LeftOut]) -> Iterator[tuple[Path, list[str]]]:
+    """Folders with a config.yaml not seen before, and those inside: a list to be emptied where nobody should descend.
+
+    Links are followed; a folder reached twice is passed over.
+    """
+
+    def refused(error: OSError) -> None:
+        left_out.append(LeftOut(Path(error.filename), f"cannot be opened: {error.strerror}"))
+
+    for folder, inside, files in os.walk(root, onerror=refused, followlinks=True):
+        if (place := Path(folder).resolve()) in seen:
+            inside.clear()
+            continue
+        seen.add(place)
+        inside[:] = sorted((name for name in inside if name[0] != "." and name not in SKIPPED), key=natural)
+        if "config.yaml" in files:
+            yield Path(folder), inside
+
+
+def _add(folder: Path, inside: list[str], found: Found) -> None:
+    descend = False
+    try:
+        found.runs.append(read(folder))
+    except ForeignError as error:
+        descend = True
+        found.left_out.append(LeftOut(folder, str(error)))
+    except RunError as error:
+        found.left_out.append(LeftOut(folder, str(error)))
+    if not descend:
+        inside.clear()
+
+
+def read(folder: Path) -> Run:
+    """One run.
+
+    Raises:
+        ForeignError: It belongs to another program.
+        RunError: One of its files is damaged; the message names file and reason.
+    """
+    config, results = read_config(folder), read_results(folder)
+    curve = read_curve(folder / "metrics.csv")
+    overrides = tuple(map(printable, read_text(folder / "overrides.txt").splitlines()))
+    ended, figures = status(folder, results, config), completed(results, curve)
+    return Run(folder, config, overrides, figures, curve, ended, began(folder))
+
+
+def read_text(path: Path) -> str:
+    """A text file; empty where there is none."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return ""
+    except UnicodeDecodeError as error:
+        raise RunError(f"{path.name} is no text (byte {error.start}).") from error
+    except OSError as error:
+        raise RunError(f"{path.name} cannot be read: {error.strerror}.") from error
+
+
+def read_config(folder: Path) -> Flat:
+    """config.yaml by dotted key; it is resolved already."""
+    words = read_text(folder / "config.yaml")
+    try:
+        if "&" in words and any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(words, LOADER)):
+            raise ForeignError("config.yaml has aliases, which no run writes.")  # they can grow without bound
+        config = yaml.load(words, LOADER)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise RunError(f"config.yaml is no YAML: {printable(str(error))[:200]}.") from error
+    parts = [config.get(part) for part in ("data", "model")] if isinstance(config, dict) else [None]
+    if not all(isinstance(part, dict) and "_target_" in part for part in parts):
+        raise ForeignError("config.yaml is not the configuration of a run: data and model have no _target_.")
+    return flat(config)
+
+
+def read_results(folder: Path) -> dict[str, Any]:
+    """results.json; empty where the run has not written it."""
+    words = read_text(folder / "results.json")
+    if not words and not (folder / "results.json").exists():
+        return {}
+    try:
+        results = json.loads(words)
+    except (ValueError, RecursionError) as error:
+        raise RunError(f"results.json is cut short or no JSON: {error}.") from error
+    if not isinstance(results, dict) or not isinstance(results.get("status"), str):
+        raise RunError("results.json does not say how the run ended: it has no status.")
+    for name, value in results.items():
+        if name.startswith(("val/", "test/", "train/")) and not _figure(value):
+            raise RunError(f"results.json has {name}={str(value)[:40]!r}, which is no number.")
+    return results
+
+
+def _figure(value: Any) -> bool:
+    """Whether a value is a number that a float can hold, or null."""
+    if isinstance(value, bool) or not isinstance(value, int | float | None):
+        return False
+    return not isinstance(value, int) or value.bit_length() < 1024
+
+
+def read_curve(path: Path) -> list[tuple[float, ...]]:
+    """The validations in metrics.csv. A last line without an end is one being written."""
+    lines = read_text(path).splitlines(keepends=True)
+    rows = csv.reader(line for line in lines if line.endswith("\n"))
+    try:
+        header = next(rows, ["step"])
+        if header[:1] != ["step"]:
+            raise RunError(f"{path.name} does not begin with a column named step.")
+        return _validations(rows, header)
+    except (csv.Error, ValueError) as error:
+        raise RunError(f"{path.name} is damaged at line {rows.line_num}: {printable(str(error))}.") from error
+
+
+def _validations(rows: Iterator[list[str]], header: list[str]) -> list[tuple[float, ...]]:
+    places = [header.index(name) for name in CURVE if name in header]
+    if len(places) < len(CURVE):
+        return []
+    curve = []
+    for row in rows:
+        if len(row) != len(header):
+            raise ValueError(f"{len(row)} values for {len(header)} columns")
+        if row[places[1]]:
+            curve.append(tuple(float(row[place] or "nan") for place in places))
+    return [point for point in curve if math.isfinite(point[1])]
+
+
+def completed(results: dict[str, Any], curve: list[tuple[float, ...]]) -> dict[str, Any]:
+    """Results with what follows from others: figures at the best validation, minutes; NaN is None."""
+    best = max(curve, key=lambda point: point[1], default=())
+    seconds = results.get("train/seconds")
+    added = dict(zip(CURVE[1:], best[1:], strict=False)) | ({"train/minutes": seconds / 60} if seconds else {})
+    every = {**added, **results}
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in every.items()}
+
+
+def status(folder: Path, results: dict[str, Any], config: Flat) -> str:
+    """How the run ended, or whether it still lives.
+
+    A run that trains writes checkpoints/last.ckpt every `checkpoint_every` seconds, and metrics.csv between. One that
+    was resumed has written config.yaml after results.json.
+    """
+    written = {name: stamp for name in (*SIGNS, "results.json") if (stamp := modified(folder / name))}
+    patience = max(QUIET, 5 * (number(config.get("checkpoint_every")) or 0))
+    lives = time.time() - max((written[name] for name in SIGNS if name in written), default=0) < patience
+    resumed = written.get("config.yaml", 0) > written.get("results.json", 0) + 2
+    if not results or (results["status"] != "finished" and resumed and lives):
+        return "running" if lives else "killed"
+    return printable(results["status"])
+
+
+def modified(path: Path) -> float | None:
+    """When a file was written last, in seconds; None where there is none."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return None
+
+
+def began(folder: Path) -> float:
+    """When a run began."""
+    try:
+        return datetime.strptime(folder.resolve().name[:19], "%Y-%m-%d_%H-%M-%S").timestamp()
+    except ValueError:
+        return modified(folder / "config.yaml") or 0

@@ -1,0 +1,238 @@
+"""What a comparison says, as tables of text; how they are drawn is up to the terminal, Markdown or HTML."""
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from variata import runs
+from variata.compare import keys
+from variata.compare.comparison import Comparison
+from variata.compare.config import printable, visible
+from variata.compare.groups import Group
+from variata.compare.importance import HOW
+from variata.compare.metrics import METRICS, Metric
+from variata.compare.metrics import differences as judgements
+from variata.compare.read import Run, read_text
+from variata.compare.statistics import Summary
+from variata.errors import ConfigError, RunError
+
+LOG = 4096  # characters of train.log that are looked through for an error
+
+
+class Cell(NamedTuple):
+    """Text, and the number it is sorted by."""
+
+    text: str
+    value: float | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of cells below headings; left of `words` are words, the others figures."""
+
+    title: str
+    headings: list[str]
+    rows: list[list[Cell]]
+    caption: str = ""
+    words: int = 1
+
+
+def tables(c: Comparison) -> list[Table]:
+    """All tables that have something to say."""
+    every = (differences(c), results(c), importances(c), unfinished(c), left_out(c))
+    return [table for table in every if table.rows]
+
+
+def differences(c: Comparison) -> Table:
+    """Values of the keys that differ, by group."""
+    columns = [*c.keys, *c.within]
+    rows = [[number_of(c, g), *(Cell(g.values(key)) for key in columns), Cell(counted(g))] for g in c.groups]
+    also = f"From these follow: {shortened(c.followers)}." if c.followers else ""
+    return Table("What differs", ["group", *columns, "runs"], rows, also, words=len(columns) + 2)
+
+
+def results(c: Comparison) -> Table:
+    """Means and intervals, by group."""
+    columns = [m for m in METRICS.values() if any(g.summary(m) or g.mixed(m) for g in c.groups)]
+    rows = [
+        [number_of(c, g), Cell(g.label), Cell(str(len(g.judged)), len(g.judged)), *(figure(g, m) for m in columns)]
+        for g in c.groups
+    ]
+    caption = f"Mean ± half the 95% interval over seeds (Student's t); one run has none. {ranking(c)}"
+    return Table("Results", ["group", "configuration", "n", *(m.label for m in columns)], rows, caption, words=2)
+
+
+def ranking(c: Comparison) -> str:
+    """What decides the order."""
+    if not c.ranks:
+        return "Groups are not ranked."
+    return f"Ranked by {c.by.name}, {'higher' if c.by.up else 'lower'} is better."
+
+
+def number_of(c: Comparison, group: Group) -> Cell:
+    """The rank of a group, or its place in brackets where it has none."""
+    if group.label in c.ranks:
+        return Cell(str(c.ranks[group.label]), c.ranks[group.label])
+    return Cell(f"({c.groups.index(group) + 1})", len(c.groups) + c.groups.index(group))
+
+
+def figure(group: Group, metric: Metric) -> Cell:
+    """Mean ± half an interval; how many runs have the figure, where not all do."""
+    summary = group.summary(metric)
+    if summary is None:
+        return Cell("mixed" if group.mixed(metric) else "–")
+    some = f" (n={summary.n})" if summary.n < len(group.judged) else ""
+    return Cell(spread(summary, metric) + some, summary.mean)
+
+
+def spread(summary: Summary, metric: Metric) -> str:
+    """A summary in words."""
+    half = "" if summary.half is None else f" ± {metric.text(summary.half)}"
+    return metric.text(summary.mean) + half
+
+
+def counted(group: Group) -> str:
+    """How its runs ended: `3 finished, 1 failed`."""
+    return ", ".join(f"{n} {status}" for status, n in sorted(group.counts.items(), key=lambda kv: kv[0] != "finished"))
+
+
+def importances(c: Comparison) -> Table:
+    """Shares of the variance, by key."""
+    if not c.importance:
+        return Table("", [], [])
+    rows = [[Cell(key), Cell(f"{100 * share:.0f}%", share)] for key, share in c.importance.shares.items()]
+    caption = (
+        f"Of {c.by.name} over {c.importance.runs} runs; {100 * c.importance.explained:.0f}% of it is predicted in runs "
+        f"held out, the rest is seeds, chance and what so few runs do not show. {HOW}. Keys that act together each "
+        "have the whole of it; keys that always change together share it."
+    )
+    return Table("What explains the variance", ["key", "share"], rows, caption)
+
+
+def unfinished(c: Comparison) -> Table:
+    """Runs that are not averaged."""
+    those = sorted((run for run in c.runs if not run.finished), key=lambda run: run.status)
+    rows = [
+        [Cell(visible(run.path)), Cell(run.status), Cell(" ".join(run.overrides)), Cell(error(run))] for run in those
+    ]
+    return Table("Not finished", ["run", "status", "overrides", "error"], rows, words=4)
+
+
+def error(run: Run) -> str:
+    """Why a run failed: by results.json, else by the last line of train.log."""
+    if run.status != "failed" or run.results.get("error"):
+        return printable(str(run.results.get("error") or ""))
+    try:
+        lines = read_text(run.path / "train.log")[-LOG:].splitlines()
+    except RunError:
+        return ""
+    raised = [line for line in lines if "Error: " in line and not line.startswith((" ", "\t"))]
+    return printable(raised[-1]) if raised else ""
+
+
+def left_out(c: Comparison) -> Table:
+    """Directories that could not be read."""
+    rows = [[Cell(visible(place.path)), Cell(place.reason)] for place in c.left_out]
+    return Table("Left out", ["directory", "reason"], rows, words=2)
+
+
+def shortened(names: Sequence[str], most: int = 12) -> str:
+    """The first of many names."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def headline(c: Comparison) -> str:
+    """The outcome in a sentence or two."""
+    if c.apart:
+        return unranked(c)
+    if c.best is None or (first := c.best.summary(c.by)) is None:
+        ended = ", ".join(f"{n} {status}" for status, n in Counter(run.status for run in c.runs).items()) or "none"
+        return f"Nothing to rank by {c.by.name}; runs: {ended}."
+    how = f"mean and 95% interval over {first.n} runs" if first.n > 1 else "one run, so no interval"
+    extreme = f"the {'highest' if c.by.up else 'lowest'} {c.by.label}"
+    return f"{c.best.label} has {extreme}, {spread(first, c.by)} {c.by.unit} ({how}). {runner_up(c, first)}".strip()
+
+
+def unranked(c: Comparison) -> str:
+    """That figures do not compare, and which would."""
+    judged = [run for group in c.groups for run in group.judged]
+    others = [m for m in METRICS.values() if m.unit == c.by.unit and not judgements(judged, m)]
+    others = [m for m in others if all(run.figure(m.name) is not None for run in judged)]
+    remedy = f"Rank by another figure, --by {others[0].name}, or" if others else "Give only runs judged alike:"
+    names = judgements(judged, c.by)
+    differ = f"{', '.join(names)} {'differ' if len(names) > 1 else 'differs'}"
+    return f"Groups are not ranked by {c.by.label}: {differ} between runs. {remedy} compare each kind by itself."
+
+
+def runner_up(c: Comparison, first: Summary) -> str:
+    """How far behind the second group is."""
+    second = next((g for g in c.groups[1:] if g.label in c.ranks), None)
+    if second is None or (summary := second.summary(c.by)) is None:
+        return ""
+    overlap = first.overlaps(summary)
+    apart = "" if overlap is None else "; the intervals overlap" if overlap else "; the intervals do not overlap"
+    return f"Next is {second.label}, {c.by.text(abs(first.mean - summary.mean))} behind{apart}."
+
+
+def markdown(c: Comparison) -> str:
+    """The tables as Markdown."""
+    parts = ["# Comparison", escaped(headline(c)), *(f"> **Note:** {escaped(w)}" for w in c.warnings)]
+    for table in tables(c):
+        rows = [table.headings, ["---"] * len(table.headings), *([cell.text for cell in row] for row in table.rows)]
+        rows[0] = [escaped(heading) for heading in rows[0]]
+        rows[2:] = [[escaped(words) for words in row] for row in rows[2:]]
+        lines = ["| " + " | ".join(row) + " |" for row in rows]
+        parts += [f"## {table.title}", "\n".join(lines), *([escaped(table.caption)] if table.caption else [])]
+    return "\n\n".join(parts) + "\n"
+
+
+def escaped(words: str) -> str:
+    """Text that Markdown shows as it is."""
+    for mark in "\\`*_[]<>|":
+        words = words.replace(mark, f"\\{mark}")
+    return words
+
+
+def sheet(c: Comparison) -> str:
+    """CSV, a row per run: how it ended, what differs, all figures, where it is."""
+    names = [*c.keys, *c.within, *c.followers]
+    figures = list(dict.fromkeys(name for run in c.runs for name, v in run.results.items() if scalar(v)))
+    figures = [name for name in figures if name != "status" and name not in names]
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["group", "status", *names, *figures, "path"])
+    writer.writerows([g.label, *record(run, names, figures)] for g in c.groups for run in g.runs)
+    return out.getvalue()
+
+
+def record(run: Run, names: Iterable[str], figures: Iterable[str]) -> list[object]:
+    """A row of the sheet."""
+    values = [run.results.get(name) for name in figures]
+    return [
+        run.status,
+        *(keys.value(run, name) for name in names),
+        *("" if v is None or not scalar(v) else v for v in values),
+        visible(run.path),
+    ]
+
+
+def scalar(value: object) -> bool:
+    """Whether a value fits into a cell."""
+    return value is None or isinstance(value, str | int | float)
+
+
+def write(path: Path, words: str) -> None:
+    """A whole file or none, in a folder that is made if need be.
+
+    Raises:
+        ConfigError: It cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        runs.write(path, words)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror}. Give the report another place.") from error

@@ -1,0 +1,483 @@
+"""Runs side by side: read, grouped, judged and written down."""
+
+import copy
+import csv
+import importlib.util
+import itertools
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import scipy.stats
+import yaml
+from PIL import Image
+
+from conftest import ROOT
+from variata.cli import compare as command
+from variata.cli import ls
+from variata.compare import figures, keys, page, pictures, tables
+from variata.compare.comparison import compare
+from variata.compare.config import flat, order, printable
+from variata.compare.groups import grouped
+from variata.compare.importance import importance
+from variata.compare.metrics import METRICS
+from variata.compare.read import LOADER, QUIET, read, read_below
+from variata.compare.statistics import pareto, ranks, summarise
+
+CONFIG = yaml.load((ROOT / "tests" / "run.yaml").read_text(), LOADER)  # as a run writes it
+PROTOCOL = {"data/protocol": "digits", "test/images": 200, "test/nll_samples": 5}
+
+
+def make_run(folder, *overrides, status="finished", curve=((10, -100.0), (20, -90.0)), results=None, **config):
+    """A run directory; `beta__value=2` sets a key of its configuration."""
+    whole = copy.deepcopy(CONFIG)
+    for key, value in config.items():
+        node, names = whole, key.split("__")
+        for name in names[:-1]:
+            node = node[name]
+        node[names[-1]] = value
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump(whole))
+    (folder / "overrides.txt").write_text("".join(f"{word}\n" for word in overrides))
+    rows = [f"{step},{elbo},{0.25 * -elbo},{0.75 * -elbo}\n" for step, elbo in curve]
+    (folder / "metrics.csv").write_text("step,val/elbo,val/rate,val/distortion\n5,,,\n" + "".join(rows))
+    if status:
+        (folder / "results.json").write_text(json.dumps({"seed": 1, "status": status, **PROTOCOL, **(results or {})}))
+    return folder
+
+
+def sweep(root, betas=(0.5, 1, 2), seeds=(1, 2, 3), noise=0.1, **more):
+    """Runs whose NLL is 80 + 3 beta, and noise by seed."""
+    for i, (beta, seed) in enumerate(itertools.product(betas, seeds)):
+        nll = 80 + 3 * beta + noise * np.sin(12.9 * seed + 7.1 * beta)
+        figure = {
+            "test/nll": nll,
+            "test/elbo": -nll - 3,
+            "test/rate": 20 / beta,
+            "test/distortion": nll + 3 - 20 / beta,
+        }
+        asked = (f"beta.value={beta}", f"seed={seed}")
+        make_run(root / str(i), *asked, beta__value=beta, seed=seed, results={**figure, "train/seconds": 90.0}, **more)
+    return root
+
+
+def answer(monkeypatch, capsys, program, *arguments):
+    """Exit code, and what is printed, of a command."""
+    monkeypatch.setattr(sys, "argv", ["variata", *map(str, arguments)])
+    code = program.main()
+    said = capsys.readouterr()
+    return code, said.out, " ".join(said.err.split())
+
+
+def test_the_interval_is_students():
+    for n in (2, 3, 5, 30):
+        values = np.random.default_rng(n).normal(-80, 2, n)
+        low, high = scipy.stats.t.interval(0.95, n - 1, values.mean(), scipy.stats.sem(values))
+        summary = summarise(list(values))
+        assert (summary.mean - summary.half, summary.mean + summary.half) == pytest.approx((low, high))
+    assert summarise([1.0, 3.0]).half == pytest.approx(12.7062)  # t = 12.7062 at one degree, s / sqrt(2) = 1
+    assert summarise([4.0]).half is None
+
+
+def test_intervals_overlap_where_a_point_is_in_both():
+    one, two = summarise([0.0, 1.0, 2.0]), summarise([4.0, 5.0, 6.0])
+    assert one.overlaps(two) and not one.overlaps(summarise([9.0, 10.0, 11.0]))
+    assert one.overlaps(summarise([1.0])) is None
+
+
+def test_the_front_has_the_points_no_other_beats():
+    rng = np.random.default_rng(0)
+    for n in (1, 2, 5, 40):
+        points = [tuple(point) for point in rng.integers(0, 8, (n, 2)).tolist()]
+        beaten = {i for i, p in enumerate(points) for q in points if q != p and q[0] <= p[0] and q[1] <= p[1]}
+        assert sorted(pareto(points)) == sorted(set(range(n)) - beaten)
+
+
+def test_the_best_is_first_and_equals_share_a_rank():
+    assert ranks([-90.0, -80.0, -90.0, -100.0], up=True) == [2, 1, 2, 4]
+    assert ranks([90.0, 80.0, 100.0], up=False) == [2, 1, 3]
+    assert METRICS["val/elbo"].up and METRICS["test/elbo"].up
+    assert not any(METRICS[name].up for name in ("test/nll", "test/rate", "test/distortion", "test/bits_per_dim"))
+
+
+def test_a_configuration_has_one_level_and_says_everything_once():
+    config = {
+        "data": {"_target_": "variata.data.digits.digits", "shape": [1, 2, 2]},
+        "model": {"_target_": "variata.build.flat", "shape": [1, 2, 2], "prior": {"_target_": "a.B"}, "latent": 2},
+        "prior": {"_target_": "a.B", "_partial_": True},
+        "logger": {},
+    }
+    same = {**config, "model": {**config["model"], "prior": config["prior"]}}
+    assert flat(config)["model.prior"] == "B"
+    assert list(flat(same).items()) == [
+        *(("data", "digits"), ("data.shape", [1, 2, 2]), ("model", "flat"), ("model.latent", 2)),
+        *(("prior", "B"), ("logger", None)),
+    ]
+    assert sorted(["10", "2", "1e-05", "word 10", "word 9"], key=order) == ["1e-05", "2", "10", "word 9", "word 10"]
+
+
+def test_runs_are_grouped_by_what_differs_but_not_by_seed_and_place(tmp_path):
+    sweep(tmp_path, betas=(0.5, 1))
+    make_run(tmp_path / "elsewhere", outputs="/elsewhere", log_every=7, evaluate__rows=3, seed=9)
+    runs = read_below([tmp_path]).runs
+    assert keys.differing(runs) == ["beta.value"]
+    groups = grouped(runs, ["beta.value"])
+    assert [(group.label, len(group.runs)) for group in groups] == [("beta.value=0.5", 3), ("beta.value=1", 4)]
+    assert [group.label for group in grouped(runs, [])] == ["all runs"]
+
+
+def test_keys_that_follow_from_others_do_not_name_groups(tmp_path):
+    mlp = {"model__encoder": {"_target_": "variata.encoders.MLPEncoder", "widths": [4]}, "optimizer__lr": 0.5}
+    for seed in (1, 2):
+        make_run(tmp_path / f"a{seed}", f"seed={seed}", seed=seed)
+        make_run(tmp_path / f"b{seed}", f"seed={seed}", "model=mlp_vae", seed=seed, **mlp)
+        make_run(tmp_path / f"c{seed}", "model=mlp_vae", "model.latent=3", seed=seed, model__latent=3, **mlp)
+    comparison = compare(read_below([tmp_path]))
+    assert comparison.keys == ["model.encoder", "model.latent"] or comparison.keys == ["model.latent", "model.encoder"]
+    assert {"model.encoder.widths", "optimizer.lr"} <= set(comparison.followers)
+    assert sorted(len(group.runs) for group in comparison.groups) == [2, 2, 2]
+
+
+def test_options_have_the_names_of_the_command_line_where_all_runs_were_given_one(tmp_path):
+    mixture = {"prior": {"_target_": "variata.priors.Mixture", "components": 5}}
+    make_run(tmp_path / "a", "prior=normal", "likelihood=bernoulli", results={"test/nll": 2.0})
+    make_run(tmp_path / "b", "prior=mixture", "likelihood=bernoulli", results={"test/nll": 1.0}, **mixture)
+    comparison = compare(read_below([tmp_path]))
+    assert [group.label for group in comparison.groups] == ["prior=mixture", "prior=normal"]
+    make_run(tmp_path / "c", seed=2, results={"test/nll": 3.0})
+    comparison = compare(read_below([tmp_path]), group_by=["prior._target_"])
+    assert [group.label for group in comparison.groups] == ["prior=Mixture", "prior=StandardNormal"]
+    assert comparison.warnings == []
+
+
+def test_groups_are_ranked_by_the_metric_and_unfinished_runs_only_counted(tmp_path):
+    sweep(tmp_path / "sweep")
+    for status in ("failed", "interrupted", "pruned"):
+        make_run(tmp_path / status, status=status, beta__value=2, results={"test/nll": 1.0, "val/elbo": -1.0})
+    comparison = compare(read_below([tmp_path]))
+    assert comparison.by.name == "test/nll" and list(comparison.ranks.values()) == [1, 2, 3]
+    assert [group.label for group in comparison.groups] == ["beta.value=0.5", "beta.value=1", "beta.value=2"]
+    worst = comparison.groups[-1]
+    assert worst.counts == {"failed": 1, "finished": 3, "interrupted": 1, "pruned": 1}
+    assert worst.summary(comparison.by).n == 3 and worst.summary(comparison.by).mean == pytest.approx(86, abs=0.1)
+    by_rate = compare(read_below([tmp_path]), by="test/rate")
+    assert by_rate.groups[0].label == "beta.value=2"
+
+
+def test_without_a_test_the_validations_best_elbo_ranks(tmp_path):
+    make_run(tmp_path / "a", seed=1, curve=[(10, -50.0), (20, -40.0), (30, -45.0)])
+    make_run(tmp_path / "b", seed=2, results={"test/nll": 39.0, "val/elbo": -38.0})
+    comparison = compare(read_below([tmp_path]))
+    assert comparison.by.name == "val/elbo"
+    first, second = comparison.groups[0].runs
+    assert (first.figure("val/elbo"), first.figure("val/rate")) == (-40.0, 10.0)
+    assert second.figure("val/elbo") == -38.0  # what results.json says goes before
+
+
+def test_one_seed_has_no_interval(tmp_path):
+    sweep(tmp_path, seeds=(1,))
+    comparison = compare(read_below([tmp_path]))
+    assert all("±" not in cell.text for row in tables.results(comparison).rows for cell in row)
+    assert "one run, so no interval" in tables.headline(comparison)
+
+
+def test_a_run_that_repeats_a_seed_is_no_further_evidence(tmp_path):
+    sweep(tmp_path, betas=(1,), seeds=(1, 2))
+    again = make_run(tmp_path / "2026-01-01_00-00-00-abcdef", seed=1, results={"test/nll": 70.0})
+    (group,) = compare(read_below([tmp_path])).groups
+    assert len(group.judged) == 2 and again not in [run.path for run in group.judged]  # the older by its name
+    assert any("repeat" in warning for warning in compare(read_below([tmp_path])).warnings)
+
+
+@pytest.mark.parametrize(
+    ("name", "other", "spoiled"),
+    [
+        ("data/protocol", {"results": {"data/protocol": "digits static"}}, True),
+        ("test/images", {"results": {"test/images": 100}}, True),
+        ("test/nll_samples", {"results": {"test/nll_samples": 500}}, True),
+        ("likelihood", {"likelihood": {"_target_": "variata.likelihoods.Gaussian"}}, True),
+        ("none", {"results": {"version": "9"}}, False),
+    ],
+)
+def test_runs_judged_differently_are_not_ranked(tmp_path, name, other, spoiled):
+    make_run(tmp_path / "a", beta__value=1, results={"test/nll": 80.0})
+    made = {"test/nll": 70.0, **other.pop("results", {})}
+    make_run(tmp_path / "b", beta__value=2, results=made, **other)
+    comparison = compare(read_below([tmp_path]))
+    assert bool(comparison.ranks) is not spoiled
+    assert any(warning.startswith(f"{name} differs") for warning in comparison.warnings) is spoiled
+    together = compare(read_below([tmp_path]), group_by=["objective"])
+    assert (together.groups[0].summary(METRICS["test/nll"]) is None) is spoiled
+    if name == "test/nll_samples":  # which concerns no bound of one sample
+        assert compare(read_below([tmp_path]), by="val/elbo").ranks
+        assert "--by val/elbo" in tables.headline(comparison)
+
+
+def test_likelihoods_that_are_densities_of_the_same_data_compare(tmp_path):
+    for kind in ("Gaussian", "DiscretizedLogistic"):
+        make_run(tmp_path / kind, likelihood={"_target_": f"variata.likelihoods.{kind}"}, results={"test/nll": 9.0})
+    assert compare(read_below([tmp_path])).warnings == []
+
+
+def test_importance_finds_the_keys_that_matter(tmp_path):
+    rng, levels = np.random.default_rng(0), {"ELBO": 0.0, "IWAE": 6.0}
+    for i in range(48):
+        beta, lr, objective = rng.uniform(0, 2), rng.uniform(1e-4, 1e-2), list(levels)[i % 2]
+        nll = 80 + 3 * beta + levels[objective] + rng.normal(0, 0.1)
+        changed = {"objective": {"_target_": f"variata.objectives.{objective}"}, "optimizer__lr": float(lr)}
+        asked = (f"beta.value={beta}", f"objective={objective}", f"optimizer.lr={lr}")
+        make_run(tmp_path / str(i), *asked, seed=i, beta__value=float(beta), results={"test/nll": nll}, **changed)
+    found = compare(read_below([tmp_path])).importance
+    assert list(found.shares)[:2] == ["objective", "beta.value"] and found.runs == 48
+    parts = {"objective": 9.0, "beta.value": 3.0}  # variances 6^2 / 4 and 3^2 4 / 12
+    for key, part in parts.items():
+        assert found.shares[key] == pytest.approx(part / sum(parts.values()), abs=0.12)
+    assert found.shares["optimizer.lr"] < 0.03 and found.explained > 0.9
+    chance = [replace(run, results={"test/nll": rng.normal()}) for run in read_below([tmp_path]).runs]
+    assert max(importance(chance, ["beta.value", "objective"], "test/nll").shares.values()) < 0.1
+    few = read_below([tmp_path]).runs[:7]
+    assert importance(few, ["beta.value"], "test/nll") is None
+
+
+BREAKAGES = {
+    "results cut short": ("results.json", b'{"test/nll": 1', "results.json is cut short"),
+    "results empty": ("results.json", b"", "results.json is cut short"),
+    "results a list": ("results.json", b"[1]", "no status"),
+    "results with words": ("results.json", b'{"status": "finished", "test/nll": "low"}', "no number"),
+    "metrics garbage": ("metrics.csv", bytes(range(256)), "metrics.csv"),
+    "metrics of another program": ("metrics.csv", b"epoch,loss\n1,2\n", "column named step"),
+    "metrics torn": (
+        "metrics.csv",
+        b"step,val/elbo,val/rate,val/distortion\n1,-2,1\n",
+        "metrics.csv is damaged at line 2",
+    ),
+    "metrics with words": ("metrics.csv", b"step,val/elbo,val/rate,val/distortion\n1,a,1,1\n", "damaged at line 2"),
+    "config garbage": ("config.yaml", os.urandom(300) + b"\xff", "config.yaml is no text"),
+    "config cut short": ("config.yaml", b"data: {_target_: 'a", "config.yaml is no YAML"),
+    "config deep": ("config.yaml", b"[" * 5000, "config.yaml is no YAML"),
+    "config foreign": ("config.yaml", b"wandb_version: 1\n", "not the configuration of a run"),
+    "config with aliases": ("config.yaml", b"a: &a [1]\nb: [*a, *a]\n", "aliases"),
+    "config a list": ("config.yaml", b"- 1\n", "not the configuration of a run"),
+    "config empty": ("config.yaml", b"", "not the configuration of a run"),
+    "overrides garbage": ("overrides.txt", b"\xff\xfe", "overrides.txt is no text"),
+}
+
+
+@pytest.mark.parametrize(("name", "content", "reason"), BREAKAGES.values(), ids=BREAKAGES)
+def test_a_directory_that_cannot_be_read_is_named_and_left_out(tmp_path, monkeypatch, capsys, name, content, reason):
+    sweep(tmp_path, betas=(1, 2), seeds=(1, 2))
+    broken = make_run(tmp_path / "broken")
+    (broken / name).write_bytes(content)
+    found = read_below([tmp_path])
+    assert len(found.runs) == 4 and [place.path for place in found.left_out] == [broken]
+    assert reason in found.left_out[0].reason
+    for program in (command, ls):
+        code, out, err = answer(monkeypatch, capsys, program, tmp_path)
+        assert code == 0 and "broken" in out and reason.split()[0] in out and "Traceback" not in err
+
+
+def test_runs_are_found_at_any_depth_once_and_not_within_each_other(tmp_path):
+    sweep(tmp_path / "multirun" / "today")
+    make_run(tmp_path / "multirun" / "today" / "0" / "copy", results={"test/nll": 1.0})
+    make_run(tmp_path / "multirun" / ".hidden" / "0")
+    (tmp_path / "multirun" / "config.yaml").write_text("foreign: true\n")  # runs below it are found all the same
+    (tmp_path / "empty").mkdir()
+    found = read_below([tmp_path, tmp_path / "multirun", tmp_path / "multirun" / "today" / "3"])
+    assert len(found.runs) == 9 and len(found.left_out) == 1
+
+
+def test_a_metrics_file_that_is_being_written_is_read_to_its_last_whole_line(tmp_path):
+    run = make_run(tmp_path / "run", status=None)
+    with (run / "metrics.csv").open("a") as file:
+        file.write("30,-8")
+    assert [point[:2] for point in read(run).curve] == [(10, -100), (20, -90)]
+
+
+def test_what_cannot_be_compared_is_answered_in_a_paragraph(tmp_path, monkeypatch, capsys):
+    run = make_run(tmp_path / "run")
+    for arguments, said in (
+        ([tmp_path / "nowhere"], "is no folder"),
+        ([run / "results.json"], "is no folder"),
+        ([run, "--group-by", "beta.valu"], "Did you mean beta.value?"),
+        ([run, "--by", "loss"], "Allowed: val/elbo"),
+        ([run, "--html", tmp_path], "is a folder"),
+    ):
+        code, out, err = answer(monkeypatch, capsys, command, *arguments)
+        assert code == 2 and said in err and not out, arguments
+    (tmp_path / "empty").mkdir()
+    code, _, err = answer(monkeypatch, capsys, command, tmp_path / "empty")
+    assert code == 2 and "There is no run below" in err
+
+
+def test_only_running_runs_can_be_shown(tmp_path, monkeypatch, capsys):
+    make_run(tmp_path / "run", status=None, curve=())
+    code, out, _ = answer(monkeypatch, capsys, command, tmp_path, "--html", tmp_path / "new" / "report.html")
+    assert code == 0 and "1 running" in out and (tmp_path / "new" / "report.html").is_file()
+
+
+def test_the_csv_has_a_row_per_run_and_markdown_the_same_tables(tmp_path, monkeypatch, capsys):
+    sweep(tmp_path / "runs")
+    make_run(
+        tmp_path / "runs" / "f", "a=[b]|*c*", status="failed", beta__value=2, results={"error": "loss | <b>nan</b>"}
+    )
+    files = ["--csv", tmp_path / "r.csv", "--markdown", tmp_path / "r.md"]
+    code, out, _ = answer(monkeypatch, capsys, command, tmp_path / "runs", *files)
+    assert code == 0 and "a=[b]|*c*" in out
+    rows = list(csv.DictReader((tmp_path / "r.csv").open()))
+    assert len(rows) == 10 and {row["beta.value"] for row in rows} == {"0.5", "1", "2"}
+    assert {float(row["test/nll"]) for row in rows if row["status"] == "finished"} == {
+        run.figure("test/nll") for run in read_below([tmp_path / "runs"]).runs if run.finished
+    }
+    text = (tmp_path / "r.md").read_text()
+    assert "| group | configuration | n | val ELBO | test NLL |" in text and r"loss \| \<b\>nan\</b\>" in text
+    (first,) = re.findall(r"\| 1 \| beta.value=0.5 \| 3 \|.*", text)
+    assert f"{read_mean(rows, '0.5'):.2f} ± " in first
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def read_mean(rows, beta):
+    return np.mean([float(row["test/nll"]) for row in rows if row["beta.value"] == beta and row["test/nll"]])
+
+
+EVIL = '<script>alert("x")</script><img src=x onerror=alert(1)>'
+
+
+def test_nothing_a_user_wrote_is_read_as_markup(tmp_path):
+    for beta in (1, 2):
+        make_run(tmp_path / f"{beta}", beta__value=f"{EVIL}{beta}", results={"data/protocol": EVIL})
+    make_run(tmp_path / "failed", EVIL, status="failed", results={"error": EVIL})
+    (make_run(tmp_path / "b") / "results.json").write_text(f'{{"status": 1, "{EVIL}')
+    html = page.page(compare(read_below([tmp_path])), f"variata compare {EVIL}")
+    ours = html.replace(page.plotly(), "")
+    assert "<script>alert" not in ours and "<img src=x" not in ours and "&lt;script&gt;alert" in ours
+    assert len(re.findall("<script", ours)) == len(re.findall("</script>", ours)) == 3
+    assert all("<" not in trace["name"] for trace in figures.curves(compare(read_below([tmp_path])))["data"])
+    assert printable("a\x1b[31m\nb") == "a\N{REPLACEMENT CHARACTER}[31m b"
+
+
+def test_a_page_shows_the_best_run_of_each_group_in_small_pictures(tmp_path):
+    sweep(tmp_path, betas=range(1, 11), seeds=(1, 2))
+    noise = np.random.default_rng(0).integers(0, 255, (900, 900, 3), dtype=np.uint8)
+    for run in tmp_path.iterdir():
+        (run / "images").mkdir()
+        Image.fromarray(noise[:30, :30]).save(run / "images" / "samples.png")
+    Image.fromarray(noise).save(tmp_path / "0" / "images" / "samples.png")
+    Image.fromarray(noise).save(tmp_path / "1" / "images" / "samples.png")
+    (tmp_path / "2" / "images" / "samples.png").write_bytes(b"\x89PNG\r\n\x1a\n cut")
+    (tmp_path / "3" / "images" / "samples.png").write_bytes(b"<svg onload=alert(1)>")
+    comparison = compare(read_below([tmp_path]))
+    columns, more = pictures.columns(comparison)
+    assert len(columns) == pictures.GROUPS and more == 2
+    for column in columns:
+        assert column.run.figure("test/nll") == min(run.figure("test/nll") for run in column.group.runs)
+    assert len(columns[0].pictures["samples"]) < 500_000 and columns[1].pictures == {}
+    assert "2 more groups have pictures" in page.gallery(comparison)
+
+
+def test_curves_are_thinned_and_framed_by_what_follows_the_start(tmp_path):
+    make_run(tmp_path / "run", curve=[(step, -1000 / step - 80) for step in range(1, 2001)])
+    figure = figures.curves(compare(read_below([tmp_path])))
+    (line,) = figure["data"]
+    assert len(line["x"]) == figures.POINTS and line["x"][0] == 1 and line["x"][-1] == 2000
+    low, high = figure["layout"]["yaxis"]["range"]
+    assert -90 < low < -80.5 < high < -80
+
+
+def test_lines_of_equal_elbo_are_where_rate_and_distortion_add_up():
+    lines, labels = figures._equal([0.0, 30.0], [50.0, 120.0])
+    sums = [r + d for r, d in zip(lines["x"], lines["y"], strict=True) if r is not None]
+    assert sums[::2] == pytest.approx(sums[1::2]) and len(labels) == len(sums) / 2
+    assert all(-0.01 <= r <= 30.01 and 49.99 <= d <= 120.01 for r, d in zip(lines["x"], lines["y"], strict=True) if r)
+
+
+def test_ls_tells_how_runs_ended(tmp_path, monkeypatch, capsys):
+    for status in ("finished", "failed", "interrupted", "pruned"):
+        make_run(tmp_path / status, status=status)
+    make_run(tmp_path / "alive", status=None)
+    age(make_run(tmp_path / "dead", status=None), 2 * QUIET)
+    age(make_run(tmp_path / "evaluated", status=None, checkpoint_every=QUIET), 2 * QUIET)
+    age(make_run(tmp_path / "resumed", status="interrupted") / "results.json", 60)
+    found = {run.path.name: run.status for run in read_below([tmp_path]).runs}
+    assert found.pop("alive") == found.pop("resumed") == found.pop("evaluated") == "running"
+    assert found.pop("dead") == "killed" and all(name == status for name, status in found.items())
+    code, out, _ = answer(monkeypatch, capsys, ls, tmp_path, "--status", "failed", "--status", "killed")
+    assert code == 0 and "dead" in out and "failed" in out and "alive" not in out
+    code, out, _ = answer(monkeypatch, capsys, ls, tmp_path / "failed", "--status", "killed")
+    assert code == 0 and "None of 1 runs is killed" in out
+
+
+def age(path, seconds):
+    for file in [path, *path.glob("*")]:
+        os.utime(file, (time.time() - seconds,) * 2)
+
+
+def test_ls_names_data_and_model_and_has_the_newest_last(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "binary_mnist-mlp_vae"
+    make_run(folder / "2026-02-01_10-00-00-abcdef", "beta.value=2", results={"test/nll": 81.234})
+    make_run(folder / "2025-02-01_10-00-00-abcdef", "data=digits", "model.latent=3")
+    code, out, _ = answer(monkeypatch, capsys, ls, tmp_path)
+    first, second = (line for line in out.splitlines() if "finished" in line)
+    assert code == 0 and "2025-02-01 10:00" in first and "digits" in first and "mlp_vae" in first
+    assert "2026-02-01 10:00" in second and "81.23" in second and "binary_mnist" in second and "beta.value=2" in second
+
+
+@pytest.mark.parametrize(
+    "arguments", [["compare", "{}", "--html", "{}/report.html"], ["ls", "{}"]], ids=["compare", "ls"]
+)
+def test_neither_torch_nor_lightning_is_imported(tmp_path, arguments):
+    sweep(tmp_path)
+    argv = ["variata", *(word.format(tmp_path) for word in arguments)]
+    heavy = "{name.partition('.')[0] for name in sys.modules} & {'torch', 'lightning', 'matplotlib', 'wandb'}"
+    start = f"import sys; sys.argv = {argv!r}; from variata.cli.main import main"
+    code = f"{start}; code = main(); assert not {heavy}, {heavy}; sys.exit(code)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+def browse(path):
+    """The page after its scripts, and what they wrote to the console."""
+    options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom"]
+    place = f"--user-data-dir={path.parent / 'profile'}"
+    done = subprocess.run(
+        [CHROMIUM, *options, place, "--virtual-time-budget=8000", path], capture_output=True, text=True, timeout=120
+    )
+    return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not CHROMIUM, reason="there is no chromium, chromium-browser or google-chrome")
+def test_a_browser_draws_the_page_without_an_error_and_without_a_network(tmp_path):
+    location = importlib.util.spec_from_file_location("make_runs", ROOT / "scripts" / "make_runs.py")
+    make_runs = importlib.util.module_from_spec(location)
+    location.loader.exec_module(make_runs)
+    folder = tmp_path / "runs"
+    for i, (beta, seed) in enumerate(itertools.product((0.5, 1, 2, 4), (1, 2, 3))):
+        asked = (f"beta.value={beta}",)
+        make_runs.write_run(folder / str(i), {**make_runs.composed(asked), "seed": seed}, [*asked, f"seed={seed}"])
+    html = page.page(compare(read_below([folder])), "variata compare runs")
+    assert not re.findall(r'(?:src|href)\s*=\s*"?(?!data:)\w', html.replace(page.plotly(), ""))
+    pressed = "document.querySelectorAll('table.sortable th button')[3].click();"  # val ELBO, ascending
+    broken = "new Image().src = 'http://127.0.0.1:9/x.png'; undefined_function();"
+    for name, script in (("good", pressed), ("bad", broken)):
+        (tmp_path / f"{name}.html").write_text(html.replace("</body>", f"<script>{script}</script></body>"))
+    dom, console = browse(tmp_path / "good.html")
+    assert console == []  # the page's policy would have told of a request
+    parts = dict(re.findall(r'class="plot[^"]*" id="(\w+)"(.*?)</section>', dom, re.DOTALL))
+    assert set(parts) == {"curves", "trade_off", "importance"}
+    assert len(re.findall(r'class="trace scatter', parts["curves"])) == 12
+    assert len(re.findall(r'class="point"', parts["trade_off"])) == 12 + 4
+    assert len(re.findall(r'<g class="point"', parts["importance"])) == 1
+    values = [float(v) for v in re.findall(r'class="figure" data-value="(-\d+\.\d+)"', dom)][::2]
+    assert len(re.findall("<img ", dom)) == 4 * 3 and values == sorted(values)
+    _, console = browse(tmp_path / "bad.html")  # that errors and requests would have been seen
+    assert len(console) == 2 and "undefined_function" in "".join(console) and "x.png" in "".join(console)
