@@ -33,17 +33,21 @@ def messages(path: Path):
 
 
 def records(path: Path) -> dict[str, Any]:
-    """The run's identity, configuration (JSON by key), history, summary and exit code."""
-    kept: dict[str, Any] = {"config": {}, "history": [], "summary": {}, "exit_code": None, "run": None}
+    """The run's identity, configuration (JSON by key), history, summary, definitions of metrics and exit code."""
+    kept: dict[str, Any] = {"config": {}, "history": [], "summary": {}, "exit_code": None, "run": None, "metrics": []}
     for message in messages(path):
         kind = message.WhichOneof("record_type")
         if kind == "run":
             kept["run"] = message.run
             kept["config"] |= {item.key: item.value_json for item in message.run.config.update}
+        elif kind == "config":
+            kept["config"] |= {_key(item): item.value_json for item in message.config.update}
         elif kind == "history":
             kept["history"].append({_key(item): json.loads(item.value_json) for item in message.history.item})
         elif kind == "summary":
             kept["summary"] |= {_key(item): json.loads(item.value_json) for item in message.summary.update}
+        elif kind == "metric":
+            kept["metrics"].append(message.metric)
         elif kind == "exit":
             kept["exit_code"] = message.exit.exit_code
     return kept

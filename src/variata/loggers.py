@@ -1,17 +1,28 @@
 """Where figures and pictures go: a CSV file in the run directory, and W&B."""
 
 import csv
+import json
 import os
+import sys
 from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from variata import runs
 from variata.errors import RunError
 
 Mode = Literal["online", "offline", "disabled"]
+
+STEP = "trainer/global_step"  # in optimizer updates
+IDENTITY = Path("wandb") / "identity.json"  # of the W&B run, in the run directory
+PLACES = ("outputs", "resume", "debug", "data.root", "data.cache")  # overrides that do not tell runs apart
+TAG, NAME = 64, 128  # characters that W&B takes
 
 
 class CSV(Logger):
@@ -67,45 +78,146 @@ def wandb(
     run_dir: Path,
     config: dict[str, Any],
     group: str | None,
+    overrides: Sequence[str],
     project: str = "variata",
     entity: str | None = None,
     mode: Mode | None = None,
     tags: list[str] | None = None,
 ) -> WandbLogger:
-    """A W&B run whose identity is the run directory's name, so that a resumed run goes on in the same one.
+    """A W&B run that a resumed run goes on in: the one its directory knows, else an agent's, else one of its name.
 
     Args:
         run_dir: Its `wandb/` receives the files.
-        config: The resolved configuration.
-        group: Shared by the jobs of a multirun.
+        config: The resolved configuration; secrets in it stay here.
+        group: Shared by the jobs of a multirun; those of a W&B sweep share the sweep.
+        overrides: What was asked for; it becomes tags, and the name of a job of many.
         mode: "online", "offline" or "disabled"; None is online where the user is logged in, else offline.
+        tags: More of them.
     """
     import wandb as client
 
-    mode = (
-        mode
-        or cast(Mode | None, os.environ.get("WANDB_MODE"))
-        or ("online" if client.login(prompt=False) else "offline")
-    )
-    name = "-".join(run_dir.parts[-2:])
+    config, overrides = runs.public(config), runs.public_words(overrides)
+    identity = _identity(run_dir, config, group, overrides)
+    chosen = [*(tags or []), *filter(None, os.environ.get("WANDB_TAGS", "").split(",")), *_asked(overrides)]
+    identity["tags"] = list(dict.fromkeys(shortened(tag, TAG) for tag in [*identity.get("tags", []), *chosen]))
+    taken = identity.get("taken", [])
+    config = {f"{name}_options" if name in taken else name: value for name, value in config.items()}
+    place = {} if _agent() else {"project": project, "entity": entity}
+    known = place | {name: value for name, value in identity.items() if name not in ("sweep", "taken")}
     try:
-        run = client.init(
-            project=project,
-            entity=entity,
-            mode=mode,
-            tags=tags,
-            group=group,
-            job_type="train",
-            name=name,
-            id=name[-64:],
-            resume="allow",
-            dir=run_dir,
-            config=config,
-            settings=client.Settings(console="off", silent=True),
+        mode = (
+            mode
+            or cast(Mode | None, os.environ.get("WANDB_MODE"))
+            or ("online" if client.login(prompt=False) else "offline")
         )
+        with _public_arguments():
+            run = client.init(
+                **known,
+                mode=mode,
+                job_type="train",
+                resume="allow",
+                dir=run_dir,
+                config=config,
+                settings=client.Settings(console="off", silent=True, sweep_id=identity.get("sweep")),
+            )
     except client.Error as error:
         raise RunError(
             f"W&B cannot start the run: {error} Use logger.mode=offline and `wandb sync` later, or logger=none."
         ) from error
-    run.define_metric("val/elbo", summary="max")
+    _define(run)
+    identity["taken"] = taken + _make_room(run, config)
+    if mode != "disabled":
+        _remember(run, run_dir, identity)
     return WandbLogger(experiment=run)
+
+
+def finish(run: Any, results: dict[str, Any]) -> None:
+    """Close a W&B run: its results in the summary and, once tested, as a table of one row, which W&B stacks over runs.
+
+    A run that was pruned did what it should; one that failed, diverged or was interrupted did not.
+    """
+    import wandb as client
+
+    run.summary.update(results)
+    if "test/elbo" in results:
+        row = {"run": run.name, "tags": ", ".join(run.tags or ()), **results}
+        row = {name: value for name, value in row.items() if isinstance(value, int | float | str)}
+        run.log({"results": client.Table(list(row), [list(row.values())]), STEP: results["train/steps"]})
+    run.finish(exit_code=0 if results["status"] in ("finished", "pruned") else 1)
+
+
+def shortened(text: str, length: int, head: int | None = None) -> str:
+    """A text of at most `length` characters: an ellipsis after the first `head` of them, or in the middle."""
+    head = (length - 1) // 2 if head is None else head
+    return text if len(text) <= length else f"{text[:head]}…{text[len(text) - (length - 1 - head) :]}"
+
+
+def _define(run: Any) -> None:
+    """The axis of all plots is the update; of a bound the best value counts. Rate and distortion have no best one."""
+    run.define_metric(STEP)
+    run.define_metric("*", step_metric=STEP)
+    run.define_metric("val/elbo", summary="max", step_metric=STEP)
+    run.define_metric("test/nll", summary="min", step_metric=STEP)
+
+
+def _make_room(run: Any, config: dict[str, Any]) -> list[str]:
+    """Where a sweep varies a group, W&B has its word in the options' place: they move, model to model_options."""
+    taken = [name for name, node in config.items() if isinstance(node, dict) and isinstance(run.config.get(name), str)]
+    run.config.update({f"{name}_options": config[name] for name in taken})
+    return taken
+
+
+def _agent() -> str | None:
+    """The sweep for which W&B's agent started this process. It says which run of which project this is."""
+    return os.environ.get("WANDB_SWEEP_ID")
+
+
+def _identity(run_dir: Path, config: dict[str, Any], group: str | None, overrides: Sequence[str]) -> dict[str, Any]:
+    """Arguments of `wandb.init` that say which run this is, from an agent, from an earlier start, or new."""
+    label, path = "-".join(run_dir.parts[-2:]), run_dir / IDENTITY
+    if sweep := _agent():  # id, project and entity are the agent's, and W&B ignores others
+        return {"name": _title(config, overrides), "group": os.environ.get("WANDB_RUN_GROUP", sweep)}
+    if path.is_file():
+        return json.loads(path.read_text())
+    return {"id": label[-64:], "name": _title(config, overrides) if group else label, "group": group}
+
+
+def _remember(run: Any, run_dir: Path, identity: dict[str, Any]) -> None:
+    """Write down which run this is, so that `resume=` finds it again without the agent."""
+    place = {"project": run.project, "entity": run.entity, "sweep": run.sweep_id} if _agent() else {}
+    runs.write(run_dir / IDENTITY, json.dumps({"id": run.id, **identity, **place}, indent=2) + "\n")
+
+
+def _asked(overrides: Sequence[str]) -> list[str]:
+    """The overrides that say what a run is, not where it runs or is kept."""
+    keys = {word: word.lstrip("+~").partition("=")[0] for word in overrides}
+    return [word for word, key in keys.items() if key not in PLACES and key.split(".")[0] != "logger"]
+
+
+def _title(config: dict[str, Any], overrides: Sequence[str]) -> str:
+    """Data, model and what else was asked for; what varies comes last, and is kept where not all has room."""
+    others = [word for word in _asked(overrides) if not word.startswith(("data=", "model="))]
+    names = "-".join(_option(part, config, overrides) for part in ("data", "model"))
+    return shortened(" ".join([names, *others]), NAME, head=len(names) + 1)
+
+
+def _option(group: str, config: dict[str, Any], overrides: Sequence[str]) -> str:
+    """The name of the option taken from a group: as asked for, as Hydra chose, or else of what it builds."""
+    for word in overrides:
+        if word.startswith(f"{group}="):
+            return word.partition("=")[2]
+    if HydraConfig.initialized():
+        return str(HydraConfig.get().runtime.choices[group])
+    node = config[group]
+    return node.get("encoder", node)["_target_"].rpartition(".")[2]
+
+
+@contextmanager
+def _public_arguments() -> Iterator[None]:
+    """W&B records the command line; meanwhile its secrets are not there."""
+    words = sys.argv
+    sys.argv = runs.public_words(words)
+    try:
+        yield
+    finally:
+        sys.argv = words

@@ -5,7 +5,9 @@ Nothing here imports torch: what only looks at runs answers at once.
 
 import json
 import math
+import re
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,6 +19,12 @@ from variata import __version__
 from variata.errors import ConfigError, RunError
 
 Config = dict[str, Any]
+
+SECRET = re.compile(  # the end of a key and what follows it
+    r"(?<![a-z])((auth|access|api)?token|secrets?|passw(or)?ds?|passphrase|credentials?|(api|access|auth|private|secret)_?keys?)"
+    r"['\"]?\s*[=:]",
+    re.IGNORECASE,
+)
 
 
 def read_config(run: Path) -> Config:
@@ -51,10 +59,32 @@ def plain(config: DictConfig) -> Config:
 
 
 def write_config(run: Path, config: Config, overrides: list[str]) -> None:
-    """config.yaml, and the overrides of this command at the end of overrides.txt."""
-    write(run / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)))
+    """config.yaml, and the overrides of this command at the end of overrides.txt; secrets stand in neither."""
+    write(run / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(public(config))))
     with (run / "overrides.txt").open("a") as file:  # a resumed run adds its own
-        file.writelines(f"{line}\n" for line in overrides)
+        file.writelines(f"{line}\n" for line in public_words(overrides))
+
+
+def secret(key: str) -> bool:
+    """Whether a key is by its name one of a secret: token, hf_token, apiKey, password, ..."""
+    return holds_secret(f"{key}=")
+
+
+def holds_secret(word: str) -> bool:
+    """Whether a word of a command line gives a secret's key a value."""
+    return bool(SECRET.search(re.sub("(?<=[a-z0-9])(?=[A-Z])", "_", word)))
+
+
+def public(value: Any) -> Any:
+    """A configuration without its secrets, null in their place: whatever is stored or sent passes through here."""
+    if isinstance(value, dict):
+        return {name: None if secret(str(name)) else public(item) for name, item in value.items()}
+    return [public(item) for item in value] if isinstance(value, list) else value
+
+
+def public_words(words: Iterable[str]) -> list[str]:
+    """Words of a command line, without the values of those that hold a secret."""
+    return [f"{word.partition('=')[0]}=null" if holds_secret(word) else word for word in words]
 
 
 def write_results(run: Path, results: dict[str, Any], name: str = "results.json") -> None:

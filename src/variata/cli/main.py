@@ -14,6 +14,8 @@ commands:
   quality      judge the pictures of a run: FID, KID, MS-SSIM, PSNR (variata quality --help)
   compare      runs side by side, with intervals over seeds: variata compare outputs --html report.html
   ls           list runs, how they ended and their figures: variata ls outputs
+  wandb-sweep  a file of conf/sweep for W&B's agents: variata wandb-sweep optuna data=digits > sweep.yaml
+  wandb-workspace  save a W&B workspace that compares the runs of a group: variata wandb-workspace GROUP
   schedules    draw beta and the learning rate over training: variata schedules beta=cyclical
   bench        compare the training loop with hand-written ones, and measure start-up and memory
 """
@@ -36,6 +38,10 @@ def main() -> int:
         from variata.cli.compare import main as run
     elif command == "ls":
         from variata.cli.ls import main as run
+    elif command == "wandb-sweep":
+        from variata.cli.wandb_sweep import main as run
+    elif command == "wandb-workspace":
+        from variata.cli.wandb_workspace import main as run
     elif command == "bench":
         from variata.cli.bench import main as run
     else:

@@ -108,6 +108,7 @@ def resumed(run: Path, overrides: list[str]) -> Config:
     for override in overrides:
         name = override.partition("=")[0]
         fixed = name.split(".")[0] in ("data", "model", "posterior", "prior", "likelihood") and name != "data.root"
+        fixed = fixed and not runs.secret(name)  # which config.yaml does not keep
         if fixed or isinstance(OmegaConf.select(config, name), DictConfig):
             raise RunError(
                 f"{override} cannot change a resumed run: its model and data stay; other single values may change, "

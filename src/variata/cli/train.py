@@ -27,7 +27,7 @@ from variata.data.module import ImageDataModule
 from variata.decoders import Decoder
 from variata.errors import ConfigError, Diverged, Interrupted, UserError
 from variata.likelihoods import Likelihood
-from variata.loggers import CSV
+from variata.loggers import CSV, finish
 from variata.runs import Config
 from variata.targets import build, constructing
 from variata.training import Training
@@ -155,7 +155,7 @@ class Run:
     def _logger(self) -> list[Logger]:
         if not self.config["logger"]:
             return []
-        return [build(self.config["logger"], "logger")(self.folder, self.config, self.job.group)]
+        return [build(self.config["logger"], "logger")(self.folder, self.config, self.job.group, self.job.overrides)]
 
     def fit(self) -> None:
         """Train to the end, from the last checkpoint where there is one, and take the best weights."""
@@ -189,7 +189,7 @@ class Run:
     @contextmanager
     def reported(self) -> Iterator[None]:
         """However the run ends: results.json is written, W&B is closed with the right status, signals are restored."""
-        log.info("update %d, overrides %s", self.training.step, self.job.overrides)
+        log.info("update %d, overrides %s", self.training.step, runs.public_words(self.job.overrides))
         with self._signals():
             try:
                 yield
@@ -230,8 +230,7 @@ class Run:
         log.info("%s", self.results)
         for logger in self.trainer.loggers:
             if isinstance(logger, WandbLogger):
-                logger.experiment.summary.update(self.results)
-                logger.experiment.finish(exit_code=0 if self.results["status"] in ("finished", "pruned") else 1)
+                finish(logger.experiment, self.results)
         results_table(self.folder, self.results)
 
 
@@ -286,7 +285,7 @@ def assemble(config: Config, data: ImageDataModule) -> tuple[Training, VAE]:
         gradient_clip_val=trainer["gradient_clip_val"],
         on_nan=trainer["on_nan"],
         compile=config["compile"],
-        config=config,
+        config=runs.public(config),
     )
     with constructing("optimizer"):  # a wrong learning rate is told now, not when training starts
         training.configure_optimizers()
