@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from variata import runs
+from variata.cli.job import Job
 from variata.errors import RunError
 
 Mode = Literal["online", "offline", "disabled"]
@@ -77,8 +77,7 @@ class CSV(Logger):
 def wandb(
     run_dir: Path,
     config: dict[str, Any],
-    group: str | None,
-    overrides: Sequence[str],
+    job: Job,
     project: str = "variata",
     entity: str | None = None,
     mode: Mode | None = None,
@@ -89,15 +88,15 @@ def wandb(
     Args:
         run_dir: Its `wandb/` receives the files.
         config: The resolved configuration; secrets in it stay here.
-        group: Shared by the jobs of a multirun; those of a W&B sweep share the sweep.
-        overrides: What was asked for; it becomes tags, and the name of a job of many.
+        job: Its group is shared by the jobs of a multirun; those of a W&B sweep share the sweep. What was asked for
+            becomes tags, and the name of a job of many.
         mode: "online", "offline" or "disabled"; None is online where the user is logged in, else offline.
         tags: More of them.
     """
     import wandb as client
 
-    config, overrides = runs.public(config), runs.public_words(overrides)
-    identity = _identity(run_dir, config, group, overrides)
+    config, overrides = runs.public(config), runs.public_words(job.overrides)
+    identity = _identity(run_dir, job.group, _title(job.title, overrides))
     chosen = [*(tags or []), *filter(None, os.environ.get("WANDB_TAGS", "").split(",")), *_asked(overrides)]
     identity["tags"] = list(dict.fromkeys(shortened(tag, TAG) for tag in [*identity.get("tags", []), *chosen]))
     taken = identity.get("taken", [])
@@ -172,14 +171,14 @@ def _agent() -> str | None:
     return os.environ.get("WANDB_SWEEP_ID")
 
 
-def _identity(run_dir: Path, config: dict[str, Any], group: str | None, overrides: Sequence[str]) -> dict[str, Any]:
+def _identity(run_dir: Path, group: str | None, title: str) -> dict[str, Any]:
     """Arguments of `wandb.init` that say which run this is, from an agent, from an earlier start, or new."""
     label, path = "-".join(run_dir.parts[-2:]), run_dir / IDENTITY
     if sweep := _agent():  # id, project and entity are the agent's, and W&B ignores others
-        return {"name": _title(config, overrides), "group": os.environ.get("WANDB_RUN_GROUP", sweep)}
+        return {"name": title, "group": os.environ.get("WANDB_RUN_GROUP", sweep)}
     if path.is_file():
         return json.loads(path.read_text())
-    return {"id": label[-64:], "name": _title(config, overrides) if group else label, "group": group}
+    return {"id": label[-64:], "name": title if group else label, "group": group}
 
 
 def _remember(run: Any, run_dir: Path, identity: dict[str, Any]) -> None:
@@ -194,22 +193,10 @@ def _asked(overrides: Sequence[str]) -> list[str]:
     return [word for word, key in keys.items() if key not in PLACES and key.split(".")[0] != "logger"]
 
 
-def _title(config: dict[str, Any], overrides: Sequence[str]) -> str:
+def _title(names: str, overrides: Sequence[str]) -> str:
     """Data, model and what else was asked for; what varies comes last, and is kept where not all has room."""
     others = [word for word in _asked(overrides) if not word.startswith(("data=", "model="))]
-    names = "-".join(_option(part, config, overrides) for part in ("data", "model"))
     return shortened(" ".join([names, *others]), NAME, head=len(names) + 1)
-
-
-def _option(group: str, config: dict[str, Any], overrides: Sequence[str]) -> str:
-    """The name of the option taken from a group: as asked for, as Hydra chose, or else of what it builds."""
-    for word in overrides:
-        if word.startswith(f"{group}="):
-            return word.partition("=")[2]
-    if HydraConfig.initialized():
-        return str(HydraConfig.get().runtime.choices[group])
-    node = config[group]
-    return node.get("encoder", node)["_target_"].rpartition(".")[2]
 
 
 @contextmanager

@@ -102,9 +102,11 @@ def mark_failed(run: Path, config: Config, error: str) -> None:
     write_results(run, {**known, "status": "failed", "error": error})
 
 
-def write(path: Path, text: str) -> None:
-    """A whole file or none: written beside its place, then renamed."""
+def write(path: Path, text: str, secret: bool = False) -> None:
+    """A whole file or none: written beside its place, then renamed. A secret one is for its owner's eyes alone."""
     temporary = path.with_name(path.name + ".tmp")
+    if secret:
+        temporary.touch(mode=0o600)
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
 

@@ -23,6 +23,7 @@ class Job:
         config: Resolved; checked by the process that does the job.
         folder: The run directory.
         overrides: What the command line asked for.
+        title: Data and model, by the names of their options.
         group: Of the jobs of a multirun, in W&B.
         logging: Configuration of Python's logging.
         trial: Where the job may learn that it falls behind, see `sweeps.pruning`.
@@ -31,6 +32,7 @@ class Job:
     config: Config
     folder: Path
     overrides: list[str]
+    title: str
     group: str | None
     logging: dict[str, Any]
     trial: dict[str, Any] | None = None
@@ -63,6 +65,7 @@ def composed_job(config: Config) -> Job:
         config=config,
         folder=Path(hydra.runtime.output_dir),
         overrides=list(hydra.overrides.task),
+        title="-".join(str(hydra.runtime.choices[group]) for group in ("data", "model")),
         group=Path(hydra.sweep.dir).name if multirun else None,
         logging=plain(cast(DictConfig, hydra.job_logging)),
     )

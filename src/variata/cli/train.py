@@ -155,7 +155,7 @@ class Run:
     def _logger(self) -> list[Logger]:
         if not self.config["logger"]:
             return []
-        return [build(self.config["logger"], "logger")(self.folder, self.config, self.job.group, self.job.overrides)]
+        return [build(self.config["logger"], "logger")(self.folder, self.config, self.job)]
 
     def fit(self) -> None:
         """Train to the end, from the last checkpoint where there is one, and take the best weights."""

@@ -121,7 +121,7 @@ def write_best(folder: Path, loader: ConfigLoader, primary: str, overrides: list
     """Write best.yaml, a configuration of what was best: `python train.py --config-dir=<sweep> --config-name=best`."""
     defaults: list[Any] = [primary]
     values = OmegaConf.create()
-    for word in OverridesParser.create().parse_overrides(overrides):
+    for word in OverridesParser.create().parse_overrides(runs.public_words(overrides)):
         if word.type == OverrideType.DEL:
             continue
         if loader.get_group_options(word.key_or_group):

@@ -71,7 +71,7 @@ def command(job: Job) -> list[str]:
     file.parent.mkdir(parents=True, exist_ok=True)
     job.folder.mkdir(parents=True, exist_ok=True)
     (job.folder / "results.json").unlink(missing_ok=True)  # of an earlier attempt
-    runs.write(file, job.dumps())
+    runs.write(file, job.dumps(), secret=True)
     return [sys.executable, "-P", "-m", "variata.cli.worker", str(file)]
 
 
