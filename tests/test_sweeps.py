@@ -42,7 +42,7 @@ PLAIN = Options({}, None, 20, ["val/elbo"], None, 1, None, False)
 
 
 def a_job(folder: Path, overrides: list[str], number: int) -> Job:
-    return Job({}, folder / str(number), overrides, None, {})
+    return Job({}, folder / str(number), overrides, "digits-mlp_vae", None, {})
 
 
 def finished(elbo: float, **more: float) -> Outcome:

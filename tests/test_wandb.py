@@ -20,6 +20,7 @@ from wandb.wandb_agent import Agent
 
 from conftest import ROOT, environment, train_command
 from variata import loggers, runs
+from variata.cli.job import Job
 from variata.errors import ConfigError
 from variata.sweeps.options import Options
 from variata.sweeps.space import read
@@ -361,7 +362,7 @@ def logged(tmp_path, monkeypatch):
     def log(status, history=()):
         run_dir = tmp_path / "data-model" / "run"
         config = {part: {"_target_": f"variata.{part}"} for part in ("data", "model")}
-        logger = loggers.wandb(run_dir, config, None, [], mode="offline")
+        logger = loggers.wandb(run_dir, config, Job(config, run_dir, [], "digits-mlp_vae", None, {}), mode="offline")
         for step, row in enumerate(history):
             logger.log_metrics(row, step)
         loggers.finish(logger.experiment, {"status": status, "train/steps": len(history)})

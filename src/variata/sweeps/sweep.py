@@ -51,9 +51,8 @@ class Request:
     def save(self, folder: Path) -> None:
         """Write sweep.json, from which it can be resumed."""
         folder.mkdir(parents=True, exist_ok=True)
-        runs.write(
-            folder / "sweep.json", json.dumps({**asdict(self), "version": __version__}, indent=2) + "\n", secret=True
-        )
+        text = json.dumps({**asdict(self), "version": __version__}, indent=2) + "\n"
+        runs.write(folder / "sweep.json", text, secret=True)
 
     @classmethod
     def load(cls, folder: Path) -> "Request":
