@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -48,7 +48,7 @@ class Task:
     def __init__(self, command: list[str], folder: Path) -> None:
         self.command, self.folder = command, folder
         self.process: subprocess.Popen | None = None
-        self.told = False  # by SLURM, that it will kill
+        self.told = False  # by SLURM, that it is going to kill
 
     def __call__(self) -> None:
         """Do the job. The task ends as its process does."""
@@ -56,12 +56,12 @@ class Task:
         first = os.environ.get("SLURM_PROCID", "0") == "0"
         if first:
             (self.folder / "results.json").unlink(missing_ok=True)  # of the turn before
-        with (self.folder / "output.log").open("a") as output:
+        with (self.folder / "output.log").open("a") if first else nullcontext() as output:
             self.process = subprocess.Popen(
                 self.command,
                 env=environment(),
-                stdout=output if first else None,
-                stderr=output if first else None,
+                stdout=output,
+                stderr=output,
                 stdin=subprocess.DEVNULL,
                 preexec_fn=lambda: signal.signal(signal.SIGUSR2, signal.SIG_IGN),  # which is the task's to answer
             )
@@ -88,10 +88,9 @@ class Task:
     def _hear(self, signum: int, frame: Any) -> None:
         self.told = True
 
-    @staticmethod
-    def _wait() -> None:
-        deadline = time.monotonic() + GRACE
-        while time.monotonic() < deadline:
+    def _wait(self) -> None:
+        self.told, deadline = False, time.monotonic() + GRACE
+        while not self.told and time.monotonic() < deadline:
             time.sleep(1.0)
 
 
@@ -186,8 +185,8 @@ class Slurm:
         except FailedJobError as error:  # sbatch's own words
             raise RunError(f"SLURM does not take the job: {' '.join(str(error).split())}") from None
         self.running |= {one.job_id: job for one, job in zip(submitted, jobs, strict=True)}
-        names = f"{jobs[0].folder.name} is" if len(jobs) == 1 else f"{', '.join(job.folder.name for job in jobs)} are"
-        say(f"{names} SLURM's {submitted[0].job_id.split('_')[0]}; what it says of them is in {self.logs}.")
+        names = ", ".join(job.folder.name for job in jobs)
+        say(f"Job {names} is SLURM's {submitted[0].job_id.split('_')[0]}; what it says is in {self.logs}.")
 
     def _executor(self, needs: Needs) -> submitit.AutoExecutor:
         """Of jobs that need the same.
