@@ -1,16 +1,10 @@
-"""Jobs on a SLURM cluster, through submitit: a list of them is one job array, an iterator is asked one by one.
-
-A SLURM job has a task for each device. Each task keeps company to a process that does the job: it hears SLURM's
-signals, lets the process save, and asks SLURM for another turn.
-"""
+"""Jobs on a SLURM cluster, through submitit: a list of them is one job array, an iterator is asked one by one."""
 
 import os
-import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext, redirect_stderr
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -18,86 +12,20 @@ from typing import Any
 
 import submitit
 from submitit.core.utils import FailedJobError, JobPaths
-from submitit.helpers import DelayedSubmission, clean_env
+from submitit.helpers import clean_env
 
 from variata import runs
 from variata.cli.job import Job
 from variata.cli.launch import say
 from variata.errors import ConfigError, RunError
 from variata.sweeps.jobs import Ended, command, outcome
+from variata.sweeps.slurm_task import STOP, Task
 
-STOPPED = (128 + signal.SIGTERM, -signal.SIGTERM)  # exit codes of a process that can go on later
-PATIENCE = 60.0  # seconds SLURM may take to end jobs: it kills them KillWait (30 by default) after telling them
-GRACE = 600.0  # seconds from a SIGTERM of SLURM's to its SIGKILL, at most
+PATIENCE = 60.0  # seconds jobs may take to save and end
 OVER = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED"}
 OVER |= {"REVOKED", "TIMEOUT", "FORGOTTEN"}
 LATE = 5.0  # seconds until a file written elsewhere is seen here
-TAIL = 15  # lines of a log
-
-
-class Task:
-    """What a SLURM task does: start the process of a job, and let it save and come back when it has to make room.
-
-    Signals reach every task of a job and all processes below. SIGUSR2 asks to make room; SIGTERM comes before SIGKILL.
-
-    Args:
-        command: That does the job, from its last checkpoint if there is one.
-        folder: The run directory.
-    """
-
-    def __init__(self, command: list[str], folder: Path) -> None:
-        self.command, self.folder = command, folder
-        self.process: subprocess.Popen | None = None
-        self.told = False  # by SLURM, that it is going to kill
-
-    def __call__(self) -> None:
-        """Do the job. The task ends as its process does."""
-        signal.signal(signal.SIGTERM, self._hear)
-        first = os.environ.get("SLURM_PROCID", "0") == "0"
-        if first:
-            (self.folder / "results.json").unlink(missing_ok=True)  # of the turn before
-        with (self.folder / "output.log").open("a") if first else nullcontext() as output:
-            self.process = subprocess.Popen(
-                self.command,
-                env=environment(),
-                stdout=output,
-                stderr=output,
-                stdin=subprocess.DEVNULL,
-                preexec_fn=lambda: signal.signal(signal.SIGUSR2, signal.SIG_IGN),  # which is the task's to answer
-            )
-        code = self._end()
-        if code in STOPPED and (self.told or not first):
-            self._wait()  # a task that ended now would end the job, which SLURM or the first task puts in line again
-        sys.exit(code if code >= 0 else 128 - code)
-
-    def checkpoint(self) -> DelayedSubmission:
-        """Called in the first task to make room: what to do in the next turn. The other tasks' processes follow."""
-        if self.process is not None:
-            os.kill(self.process.pid, signal.SIGTERM)
-            if (code := self._end()) not in STOPPED:
-                sys.exit(code if code >= 0 else 128 - code)  # done, or failed: there is no next turn
-        return DelayedSubmission(Task(self.command, self.folder))
-
-    def _end(self) -> int:
-        """Wait for the process; here a signal may come in between, whose handler waits too."""
-        assert self.process is not None
-        how = os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT)
-        assert how is not None
-        return how.si_status if how.si_code == os.CLD_EXITED else -how.si_status
-
-    def _hear(self, signum: int, frame: Any) -> None:
-        self.told = True
-
-    def _wait(self) -> None:
-        self.told, deadline = False, time.monotonic() + GRACE
-        while not self.told and time.monotonic() < deadline:
-            time.sleep(1.0)
-
-
-def environment() -> dict[str, str]:
-    """Of a process: it uses the cores that SLURM gave it, where nobody says otherwise."""
-    cores = os.environ.get("SLURM_CPUS_PER_TASK")
-    return {**({"OMP_NUM_THREADS": cores} if cores else {}), **os.environ}
+TAIL = 5  # lines of a log
 
 
 @dataclass(frozen=True)
@@ -166,17 +94,27 @@ class Slurm:
         """Cancel what SLURM has of ours, and let it save; a second signal does not wait."""
         if not self.running:
             return
-        say(f"SLURM is told to cancel {', '.join(self.running)}; they save and end. Again: do not wait for it.")
-        subprocess.run(["scancel", *self.running], check=False)
-        deadline = time.monotonic() + PATIENCE
-        while time.monotonic() < deadline and not all(state.split()[0] in OVER for state in self._states().values()):
-            time.sleep(1.0)
+        say(f"Cancelling {', '.join(self.running)} on SLURM, which save first. A second time: without waiting for it.")
+        for job in self.running.values():
+            (job.folder / STOP).touch()
+        try:
+            cancel("--state=PENDING", *self.running)
+            cancel("--state=RUNNING", "--signal=USR2", *self.running)
+            deadline = time.monotonic() + PATIENCE
+            while any(state.split()[0] not in OVER for state in self._states().values()):
+                if time.monotonic() > deadline:
+                    break
+                time.sleep(1.0)
+        finally:
+            cancel(*self.running)
 
     def _batches(self) -> int:
         return len({number.split("_")[0] for number in self.running})
 
     def _submit(self, jobs: list[Job]) -> None:
         self.logs = jobs[0].folder.parent / ".submitit"
+        for job in jobs:
+            (job.folder / STOP).unlink(missing_ok=True)
         try:
             with outside(), redirect_stderr(StringIO()):  # which submitit repeats
                 executor = self._executor(Needs.of(jobs[0]))
@@ -237,7 +175,8 @@ class Slurm:
         if answer.returncode and "Invalid job id" not in answer.stderr:
             return {}
         known = dict(line.split(maxsplit=1) for line in answer.stdout.splitlines())
-        return {number: known.get(number, "FORGOTTEN after a while") for number in self.running}
+        # an array cancelled before it began is listed as a whole, and what ended long ago not at all
+        return {one: known.get(one) or known.get(one.split("_")[0]) or "FORGOTTEN" for one in self.running}
 
     def _ensure_marked(self, job: Job, number: str, state: str) -> None:
         """Say in results.json that the job failed and what SLURM says of it, where its process could not."""
@@ -247,8 +186,15 @@ class Slurm:
             list(job.folder.iterdir())  # a shared file system may show what it knew before
         if not how.well and how.status != "failed":
             log = JobPaths(self.logs, number).stderr
-            said = " ".join(log.read_text().splitlines()[-TAIL:]) if log.is_file() else ""
-            runs.mark_failed(job.folder, job.config, f"SLURM ended {number}: {state}. The end of {log}: {said}")
+            lines = log.read_text().splitlines() if log.is_file() else []
+            said = " ".join([line for line in lines if "error" in line.lower()][-TAIL:])
+            why = state.removesuffix(" None")
+            runs.mark_failed(job.folder, job.config, f"SLURM ended {number}: {why}. {said} All it said is in {log}.")
+
+
+def cancel(*words: str) -> None:
+    """Tell SLURM to end jobs, or send them a signal; some may have ended meanwhile."""
+    subprocess.run(["scancel", "--quiet", *words], check=False)
 
 
 @contextmanager
