@@ -27,7 +27,8 @@ SEVERAL = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=1", "train
 
 
 def job(folder="0", **trainer):
-    return Job({"trainer": {"devices": 1, "num_nodes": 1, "accelerator": "cpu", **trainer}}, Path(folder), [], None, {})
+    config = {"trainer": {"devices": 1, "num_nodes": 1, "accelerator": "cpu", **trainer}}
+    return Job(config, Path(folder), overrides=[], title="", group=None, logging={})
 
 
 @pytest.mark.parametrize(
