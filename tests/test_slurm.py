@@ -154,7 +154,7 @@ def array(cluster, tmp_path_factory):
     """Three jobs at a time, of which one is preempted and one killed."""
     folder = tmp_path_factory.mktemp("array")
     outputs = folder / "outputs"
-    process = cluster.start(folder, *JOB, "trainer=cpu", "trainer.max_epochs=200", "seed=1,2,3", "jobs=3")
+    process = cluster.start(folder, *JOB, "trainer=cpu", "trainer.max_epochs=120", "seed=1,2,3", "jobs=3")
     numbers = until(lambda: len(found := cluster.jobs("--states=RUNNING")) == 3 and found)
     cluster.ask("scancel", numbers[2])
     until(lambda: (sweep_of(outputs) / "1" / "checkpoints" / "last.ckpt").is_file())
@@ -181,7 +181,7 @@ def test_jobs_of_a_list_are_one_array(cluster, array):
 def test_a_preempted_job_goes_on_in_its_directory_and_wandb_run(array):
     run = sweep_of(array[0].outputs) / "1"
     assert len(re.findall(r"Requeued job \d+_1", said(run))) == 1
-    assert results(run)["train/steps"] == 2000 and steps(run) == list(range(20, 2001, 20))
+    assert results(run)["train/steps"] == 1200 and steps(run) == list(range(20, 1201, 20))
     ids = wandb_ids(run)
     assert len(ids) == 2 and len(set(ids)) == 1
     first, last = (records(path)["exit_code"] for path in sorted(run.glob("wandb/offline-*/*.wandb")))
@@ -199,18 +199,18 @@ def test_what_slurm_kills_has_failed_with_its_reason(array):
 @pytest.mark.slow
 def test_a_run_over_two_nodes_is_cancelled_with_its_sweep_and_resumed(cluster, tmp_path):
     outputs = tmp_path / "outputs"
-    process = cluster.start(tmp_path, *JOB, *SEVERAL, "trainer.max_epochs=40", "seed=1")
+    process = cluster.start(tmp_path, *JOB, *SEVERAL, "trainer.max_epochs=20", "seed=1")
     until(lambda: list(outputs.rglob("last.ckpt")))
     os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130 and not cluster.jobs() and "Cancelling" in err
     (run,) = (path.parent for path in outputs.rglob("results.json"))
-    assert results(run)["status"] == "interrupted" and results(run)["train/steps"] < 400
+    assert results(run)["status"] == "interrupted" and results(run)["train/steps"] < 200
     assert f"sweep.resume={run.parent.relative_to(tmp_path)}" in " ".join(err.split())
     process = cluster.start(tmp_path, f"sweep.resume={run.parent}")
     _, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
-    assert results(run)["status"] == "finished" and steps(run) == list(range(20, 401, 20))
+    assert results(run)["status"] == "finished" and steps(run) == list(range(20, 201, 20))
     assert len(set(wandb_ids(run))) == 1 and list(outputs.rglob("results.json")) == [run / "results.json"]
     assert "2 x cpu" in (run / "output.log").read_text()
     assert all(f"node={node}(2), global_rank={node}(2)" in said(run, node) for node in (0, 1))
@@ -231,4 +231,4 @@ def test_srun_alone_starts_one_run_over_two_nodes(cluster, tmp_path):
 
 @pytest.mark.slow
 def test_nothing_is_left_running(cluster):
-    assert cluster.jobs() == [] and until(lambda: not cluster.processes(), seconds=15)
+    until(lambda: not cluster.jobs() and not cluster.processes(), seconds=30)
