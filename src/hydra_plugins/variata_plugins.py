@@ -64,3 +64,25 @@ class Joblib(ProcessLauncher):
 
     def run(self, jobs: "Iterable[Job]", ended: "Ended") -> None:
         self.local.run(jobs, ended)
+
+
+class SubmititSlurm(ProcessLauncher):
+    """Jobs of a SLURM cluster, through submitit.
+
+    Args:
+        jobs: At a time.
+        max_num_timeout: How often a job may go on in another turn after its time was over.
+        options: Of sbatch, in submitit's names.
+    """
+
+    def __init__(self, jobs: int = 1, max_num_timeout: int = 20, **options: Any) -> None:
+        self.jobs, self.max_num_timeout, self.options = jobs, max_num_timeout, options
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        from variata.sweeps.slurm import Slurm
+
+        super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
+        self.slurm = Slurm(self.jobs, self.max_num_timeout, self.options)
+
+    def run(self, jobs: "Iterable[Job]", ended: "Ended") -> None:
+        self.slurm.run(jobs, ended)

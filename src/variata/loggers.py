@@ -2,10 +2,11 @@
 
 import csv
 import json
+import logging
 import os
 import sys
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -16,6 +17,8 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from variata import runs
 from variata.cli.job import Job
 from variata.errors import RunError
+
+log = logging.getLogger("variata")
 
 Mode = Literal["online", "offline", "disabled"]
 
@@ -127,9 +130,34 @@ def wandb(
     identity["taken"] = taken + _make_room(run, config)
     if mode != "disabled":
         _remember(run, run_dir, identity)
-    return WandbLogger(experiment=run)
+    return Wandb(experiment=run)
 
 
+@contextmanager
+def reached() -> Iterator[None]:
+    """W&B, if its process is still there: a signal that SLURM sends to all of a run's processes ends it at once.
+
+    https://github.com/wandb/wandb/issues/9963
+    """
+    try:
+        yield
+    except ConnectionError:
+        log.warning("W&B's process has ended before the run; what it does not have is in the run directory.")
+
+
+class Wandb(WandbLogger):
+    """Lightning's logger for W&B, which a run outlives."""
+
+    @reached()
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        super().log_metrics(metrics, step)
+
+    @reached()
+    def log_image(self, key: str, images: list[Any], step: int | None = None, **kwargs: Any) -> None:
+        super().log_image(key, images, step, **kwargs)
+
+
+@reached()
 def finish(run: Any, results: dict[str, Any]) -> None:
     """Close a W&B run: its results in the summary and, once tested, as a table of one row, which W&B stacks over runs.
 

@@ -17,7 +17,7 @@ from filelock import FileLock
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from variata import runs
-from variata.cli.crew import Crew
+from variata.cli.crew import Crew, crew
 from variata.cli.job import Job
 from variata.cli.launch import explain, say
 from variata.cli.settings import checked
@@ -29,13 +29,24 @@ PATIENCE = 20.0  # seconds from a signal to the end of the process: less than th
 
 
 def main() -> int:
-    """Do the job in the file the agent names, and leave to the agent to tell how it ended."""
-    file = Path(sys.argv[1])
+    """Do the job in the file named: as one of the processes of torch's agent, as one of a launcher's, or alone."""
+    file, others = Path(sys.argv[1]), crew()
     job = Job.loads(file.read_text())
-    if "RANK" not in os.environ:
+    begin(others.rank if others else 0, others.devices if others else 1)
+    if others is None:
         return whole(job, file)
-    rank = int(os.environ["RANK"])
-    begin(rank, int(os.environ["LOCAL_WORLD_SIZE"]))
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        return part(job, others.rank)
+    if others.rank > 0:
+        return follow(others)
+    code = whole(job, file)
+    if code < 128 and not others.alone:  # a signal reaches the others too
+        others.dismiss()
+    return code
+
+
+def part(job: Job, rank: int) -> int:
+    """One device's part of a job; how it ended is left to the agent to tell."""
     if rank == 0:
         logging.config.dictConfig(job.logging)
     try:
@@ -49,8 +60,6 @@ def main() -> int:
 
 def whole(job: Job, file: Path) -> int:
     """All of a sweep's job, from its last checkpoint if it was begun before; what goes wrong is marked."""
-    quiet()
-    end_in_time()
     try:
         with FileLock(file.with_suffix(".lock"), timeout=PREDECESSOR):
             logging.config.dictConfig(job.logging)
@@ -71,19 +80,19 @@ def whole(job: Job, file: Path) -> int:
         return told.exit_code if told else 1
 
 
-def follow(crew: Crew) -> int:
+def follow(others: Crew) -> int:
     """Do the jobs the first process hands out. It tells errors that all meet; one met here alone ends this process."""
     code = 0
-    while (job := crew.receive()) is not None:
+    while (job := others.receive()) is not None:
         try:
-            with crew.agreeing():
+            with others.agreeing():
                 run(job)
         except Interrupted as error:
             return error.exit_code
         except UserError as error:
             code = error.exit_code
-            if crew.alone:
-                say(f"Device {crew.rank}: {error}")
+            if others.alone:
+                say(f"Device {others.rank}: {error}")
                 return code
     return code
 
