@@ -272,13 +272,14 @@ def test_interrupted_run_is_saved_closed_and_can_go_on(train, tmp_path, number, 
 
 
 @pytest.mark.slow
-def test_multirun_gives_each_job_a_directory(train, tmp_path):
-    answer = train("-m", *QUICK, "seed=1,2,3", "logger=none", "trainer.max_epochs=1")
+def test_multirun_gives_each_job_a_directory_and_a_process_whatever_launches_it(train, tmp_path):
+    answer = train("-m", *QUICK, "seed=1,2", "logger=none", "trainer.max_epochs=1", "hydra/launcher=basic")
     assert answer.code == 0, answer.err
     runs = sorted(path.parent for path in answer.outputs.rglob("results.json"))
-    assert [run.name for run in runs] == ["0", "1", "2"]
-    assert [results(run)["seed"] for run in runs] == [1, 2, 3]
-    assert len({results(run)["test/nll"] for run in runs}) == 3
+    assert [run.name for run in runs] == ["0", "1"]
+    assert [results(run)["seed"] for run in runs] == [1, 2]
+    assert len({results(run)["test/nll"] for run in runs}) == 2
+    assert {path.name for path in answer.outputs.glob("multirun/*/.jobs/*.json")} == {"0.json", "1.json"}
 
 
 @pytest.mark.slow

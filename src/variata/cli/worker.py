@@ -13,7 +13,7 @@ from pathlib import Path
 from select import select
 
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from variata import runs
@@ -68,6 +68,9 @@ def whole(job: Job, file: Path) -> int:
     except Interrupted as error:
         say(str(error))
         return error.exit_code
+    except Timeout:
+        say(f"Another process is still at the job {job.folder}. Stop it, or wait for it, then resume.")
+        return RunError.exit_code
     except Exception as error:
         told = (
             error if isinstance(error, UserError) else RunError(explain(error)) if isinstance(error, OSError) else None

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, open_dict, read_write
 
 from variata import runs
 from variata.cli.job import Job, composed_job, resolved
+from variata.errors import ConfigError
 
 Ended = Callable[[Job], None]
 
@@ -50,6 +51,10 @@ def compose(context: HydraContext, config: DictConfig, overrides: list[str], num
         composed.hydra.job.id = composed.hydra.job.num = number
     HydraConfig.instance().set_config(composed)  # its resolver answers for this job now
     folder = Path(composed.hydra.sweep.dir, str(composed.hydra.sweep.subdir)).absolute()
+    if folder.name != str(number):
+        raise ConfigError(
+            f"hydra.sweep.subdir={composed.hydra.sweep.subdir}: a job's directory is its number. Leave it out."
+        )
     with read_write(composed.hydra), open_dict(composed.hydra):
         composed.hydra.runtime.output_dir = str(folder)
     HydraConfig.instance().set_config(composed)

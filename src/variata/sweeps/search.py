@@ -75,6 +75,9 @@ class Search:
 
     def __init__(self, space: Space, options: Options, folder: Path, parallel: int, compose: Compose) -> None:
         self.space, self.options, self.compose = space, options, compose
+        for point in extremes(space):
+            compose(space.point(point), 0)  # what cannot be composed is told before any trial begins
+        folder.mkdir(parents=True, exist_ok=True)
         self.url = f"sqlite:///{folder / 'study.db'}"
         self.study = opened(self.url, options, parallel)
         self.distributions = {name: distribution(axis) for name, axis in space.axes.items()}
@@ -176,6 +179,14 @@ def distribution(axis: Axis) -> "optuna.distributions.BaseDistribution":
     if isinstance(axis.low, int) and isinstance(axis.high, int):
         return IntDistribution(axis.low, axis.high, **step)
     return FloatDistribution(axis.low, axis.high, **step)
+
+
+def extremes(space: Space) -> Iterator[dict[str, Any]]:
+    """Points that together have every word of a choice, and otherwise the low ends."""
+    low = {name: axis.texts[0] if isinstance(axis, Values) else axis.low for name, axis in space.axes.items()}
+    yield low
+    for name, axis in space.axes.items():
+        yield from ({**low, name: text} for text in (axis.texts[1:] if isinstance(axis, Values) else ()))
 
 
 def points(space: Space) -> Iterator[dict[str, Any]]:

@@ -77,11 +77,10 @@ def sweep(context: HydraContext, task: TaskFunction, config: DictConfig, argumen
     points = space.read(request.options.params, request.arguments)
     source: Source
     if request.options.sampler:
-        request.save(folder)
         source = Search(points, request.options, folder, config.jobs, make)
     else:
         source = Grid(list(points.grid()), make)
-        request.save(folder)
+    request.save(folder)
     told = ending.Progress(folder, points, source.total, source.total - source.left, config.jobs)
 
     def ended(job: Job) -> None:
@@ -132,7 +131,12 @@ def asked(config: DictConfig, arguments: list[str]) -> tuple[Request, Path]:
             "resume= goes on with one run: leave out -m. With a sweep go on by sweep.resume=<its directory>."
         )
     if chosen.resume is None:
-        return Request(jobs, chosen), Path(config.hydra.sweep.dir)
+        folder = Path(config.hydra.sweep.dir)
+        if folder.is_dir() and any(folder.iterdir()):
+            raise RunError(
+                f"{folder} is not empty. Choose another hydra.sweep.dir, or go on with sweep.resume={folder}."
+            )
+        return Request(jobs, chosen), folder
     if foreign := [*jobs, *(w for w, key in words.items() if key == "sweep")]:
         raise ConfigError(
             f"sweep.resume goes on with what {chosen.resume} was started with: leave out {' '.join(foreign)}. "
