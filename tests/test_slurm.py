@@ -205,6 +205,7 @@ def test_a_run_over_two_nodes_is_cancelled_with_its_sweep_and_resumed(cluster, t
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130 and not cluster.jobs() and "Cancelling" in err
     (run,) = (path.parent for path in outputs.rglob("results.json"))
+    assert not (run / ".stop").exists()
     assert results(run)["status"] == "interrupted" and results(run)["train/steps"] < 200
     assert f"sweep.resume={run.parent.relative_to(tmp_path)}" in " ".join(err.split())
     process = cluster.start(tmp_path, f"sweep.resume={run.parent}")

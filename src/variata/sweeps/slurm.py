@@ -107,13 +107,15 @@ class Slurm:
                 time.sleep(1.0)
         finally:
             cancel(*self.running)
+            for job in self.running.values():
+                (job.folder / STOP).unlink(missing_ok=True)
 
     def _batches(self) -> int:
         return len({number.split("_")[0] for number in self.running})
 
     def _submit(self, jobs: list[Job]) -> None:
         self.logs = jobs[0].folder.parent / ".submitit"
-        for job in jobs:
+        for job in jobs:  # where a sweep was killed while it cancelled
             (job.folder / STOP).unlink(missing_ok=True)
         try:
             with outside(), redirect_stderr(StringIO()):  # which submitit repeats
