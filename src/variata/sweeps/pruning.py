@@ -6,8 +6,10 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 
-from variata.sweeps.search import STUDY, pruner, storage
+from variata.sweeps.search import STUDY, storage
 from variata.training import Training
+
+WARM_UP = 1 / 5  # of training, in which beta rises too and bounds say little
 
 
 class Pruning(Callback):
@@ -28,19 +30,23 @@ class Pruning(Callback):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: Training) -> None:
         if pl_module.step >= pl_module.progress.total:
             return  # it has come to its end: the test is all that is left
-        behind = self._behind(trainer) if trainer.is_global_zero else False
+        behind = self._behind(trainer, pl_module) if trainer.is_global_zero else False
         if trainer.strategy.broadcast(behind):
             self.pruned = trainer.should_stop = True
 
-    def _behind(self, trainer: pl.Trainer) -> bool:
+    def _behind(self, trainer: pl.Trainer, training: Training) -> bool:
         elbo = float(trainer.callback_metrics["val/elbo"])
-        trial = self._trial()
+        trial = self._trial(epochs=math.ceil(training.progress.total / training.progress.per_epoch))
         if math.isfinite(elbo):
             trial.report(elbo, trainer.current_epoch + 1)
         return trial.should_prune()
 
-    def _trial(self) -> Any:
+    def _trial(self, epochs: int) -> Any:
         import optuna
 
-        study = optuna.load_study(study_name=STUDY, storage=storage(self.storage), pruner=pruner(self.pruner))
+        if self.pruner == "median":
+            judge: optuna.pruners.BasePruner = optuna.pruners.MedianPruner(n_warmup_steps=int(WARM_UP * epochs))
+        else:
+            judge = optuna.pruners.HyperbandPruner(max(1, int(WARM_UP * epochs)), epochs)
+        study = optuna.load_study(study_name=STUDY, storage=storage(self.storage), pruner=judge)
         return optuna.Trial(study, study.get_trials(deepcopy=False)[self.number]._trial_id)

@@ -135,7 +135,6 @@ def opened(url: str, options: Options, parallel: int) -> "optuna.Study":
         study_name=STUDY,
         directions=[direction(name) for name in options.objectives],
         load_if_exists=True,
-        pruner=pruner(options.pruner),
     )
     seed = options.seed + len(study.get_trials(deepcopy=False))  # resumed, it does not draw the same again
     study.sampler = sampler(options.sampler, seed, parallel)
@@ -158,15 +157,6 @@ def sampler(name: str | None, seed: int, parallel: int) -> "optuna.samplers.Base
     if name == "cmaes":
         return samplers.CmaEsSampler(seed=seed)
     return samplers.RandomSampler(seed=seed)
-
-
-def pruner(name: str | None) -> "optuna.pruners.BasePruner":
-    """Optuna's pruner of a name; it is told of epochs."""
-    from optuna import pruners
-
-    if name == "median":
-        return pruners.MedianPruner()
-    return pruners.HyperbandPruner() if name == "hyperband" else pruners.NopPruner()
 
 
 def distribution(axis: Axis) -> "optuna.distributions.BaseDistribution":
