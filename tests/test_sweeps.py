@@ -16,18 +16,19 @@ from pathlib import Path
 import hydra
 import optuna
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from conftest import ROOT, environment, train_command
 from variata.cli.job import Job
-from variata.errors import ConfigError, Interrupted
+from variata.errors import ConfigError, Interrupted, RunError
 from variata.sweeps import ending, local
 from variata.sweeps.jobs import Outcome, outcome
 from variata.sweeps.local import Local, shares
 from variata.sweeps.options import Options
 from variata.sweeps.search import Grid, Search
 from variata.sweeps.space import read
-from variata.sweeps.sweep import Request
+from variata.sweeps.sweep import Request, quoted
 
 QUICK = [
     "data=digits",
@@ -98,10 +99,10 @@ def test_a_grid_of_optuna_has_every_point_once(tmp_path):
 
 def test_trials_end_as_their_jobs_did(tmp_path):
     source = search(tmp_path, {"x": "interval(0,1)"}, trials=5)
-    endings = [finished(-1.0), Outcome("pruned"), Outcome("failed"), finished(float("nan")), Outcome("missing")]
+    endings = [finished(-1.0), Outcome("pruned"), Outcome("failed"), finished(float("nan")), Outcome("pruned")]
     for job, how in zip(source.jobs(), endings, strict=True):
         source.tell(job, how)
-    assert [trial.state.name for trial in source.study.trials] == ["COMPLETE", "PRUNED", "FAIL", "FAIL", "FAIL"]
+    assert [trial.state.name for trial in source.study.trials] == ["COMPLETE", "PRUNED", "FAIL", "FAIL", "PRUNED"]
 
 
 def test_a_killed_search_goes_on_with_what_was_running_and_repeats_nothing(tmp_path):
@@ -117,6 +118,41 @@ def test_a_killed_search_goes_on_with_what_was_running_and_repeats_nothing(tmp_p
     assert [int(job.folder.name) for job in jobs] == [0, 2, 3, 4, 5, 6, 7]
     assert [job.overrides for job in jobs[:2]] == [running[0].overrides, running[2].overrides]
     assert len({str(words) for words in again.overrides().values()}) == 8
+
+
+def test_a_trial_that_ended_before_the_study_was_told_is_told_and_one_stopped_from_outside_goes_on(tmp_path):
+    first = search(tmp_path, {"x": "interval(0,1)"}, trials=3)
+    done, stopped, _ = itertools.islice(first.jobs(), 3)
+    done.folder.mkdir()
+    (done.folder / "results.json").write_text('{"status": "finished", "val/elbo": -1.5}')
+    first.tell(stopped, Outcome("interrupted"))
+    again = search(tmp_path, {"x": "interval(0,1)"}, trials=3)
+    assert again.study.trials[0].value == -1.5
+    assert [int(job.folder.name) for job in again.jobs()] == [1, 2]
+
+
+def test_a_study_that_is_gone_or_damaged_is_told(tmp_path):
+    search(tmp_path, {"x": "interval(0,1)"})
+    (tmp_path / "study.db").write_bytes(b"x" * 300)
+    with pytest.raises(RunError, match=r"study.db cannot be used"):
+        search(tmp_path, {"x": "interval(0,1)"})
+    (tmp_path / "study.db").unlink()
+    (tmp_path / "0").mkdir()
+    with pytest.raises(RunError, match=r"study.db is gone"):
+        search(tmp_path, {"x": "interval(0,1)"})
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"status": "weird"}', '{"val/elbo": 1}', "{"])
+def test_a_damaged_results_file_is_no_outcome(tmp_path, text):
+    (tmp_path / "results.json").write_text(text)
+    assert outcome(tmp_path) == Outcome("not begun")
+    assert Outcome("finished", {"val/elbo": "abc"}).values(["val/elbo"]) == []
+
+
+@pytest.mark.parametrize("name", ["plain", "it's a=b", "a b,c", "back\\slash", "ends\\'", "[b]{c}"])
+def test_a_path_is_quoted_so_that_hydra_reads_it_back(name):
+    word = OverridesParser.create().parse_override(f"hydra.sweep.dir={quoted(Path('/tmp') / name)}")
+    assert word.value() == f"/tmp/{name}"
 
 
 def test_two_objectives_make_a_study_of_two(tmp_path):
@@ -154,6 +190,7 @@ def test_the_best_are_those_optuna_names(objectives):
         ({"sampler": "cmaes", "objectives": ["val/rate", "val/distortion"]}, "knows one objective"),
         ({"objectives": []}, "one or two"),
         ({"trials": 0}, "less than 1"),
+        ({"objectives": ["val/nll"]}, "val/nll is unknown"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(changes, message):
@@ -162,7 +199,9 @@ def test_options_that_do_not_go_together_are_refused(changes, message):
 
 
 def test_a_request_is_what_was_saved(tmp_path):
-    request = Request(["seed=1,2", "data=digits"], replace(PLAIN, params={"beta.value": "0.5,1"}))
+    request = Request(
+        ["seed=1,2", "data=digits"], replace(PLAIN, params={"beta.value": "0.5,1"}), ["--config-name=mine"]
+    )
     request.save(tmp_path)
     assert Request.load(tmp_path) == request
 
@@ -175,11 +214,11 @@ def test_best_yaml_composes_to_what_was_best(tmp_path):
         "optimizer.lr=0.00123",
         "+trainer.benchmark=true",
     ]
-    overrides += ["beta.over='5ep'", "model.encoder.widths=[16,8]", "scheduler=none", "seed=7"]
+    overrides += ["beta.over='5ep'", "model.encoder.widths=[16,8]", "scheduler=none", "seed=7", "sweep.seed=${seed}"]
     with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         loader = hydra.core.global_hydra.GlobalHydra.instance().config_loader()
         expected = hydra.compose("config", overrides)
-        ending.write_best(tmp_path, loader, "config", overrides, PLAIN)
+        ending.write_best(tmp_path / "best.yaml", loader, "config", [], overrides)
     with hydra.initialize_config_dir(str(tmp_path), version_base="1.3"):
         composed = hydra.compose("best", [f"hydra.searchpath=[{ROOT / 'conf'}]"])
     assert OmegaConf.to_container(composed, resolve=True) == OmegaConf.to_container(expected, resolve=True)
@@ -386,7 +425,13 @@ def test_a_search_with_two_devices_per_job_is_one_job_each(train):
         (["sweep=beta"], "A sweep is several runs: add -m"),
         (["-m", "sweep=bta"], "sweep=bta is unknown. Did you mean beta?"),
         (["-m", "optimizer.lr=interval(0,1)"], "optimizer.lr is an interval"),
-        (["-m", "seed=1,2", "jobs=0"], "jobs=0 is less than 1"),
+        (["-m", "seed=1,2", "jobs=0"], "jobs=0 is no whole number from 1"),
+        (["-m", "seed=1,2", "jobs=1.5"], "jobs=1.5 is no whole number from 1"),
+        (["-m", "sweep=beta,latent"], "cannot be varied in it"),
+        (["-m", "seed=shuffle(1,2)"], "shuffle draws another order each time"),
+        (["-m", "seed=range(1,1000000000)"], "The grid has 10,001 jobs or more"),
+        (["-m", "sweep=optuna", "optimizer.lr=tag(log,interval(0,1))"], "begins above 0"),
+        (["-m", "sweep.sampler=tpe"], "A search needs something to vary"),
         (["-m", "sweep.resume=nowhere", "seed=1,2"], "leave out seed=1,2"),
         (["-m", "seed=1,2", "resume=x"], "goes on with one run: leave out -m"),
         (["-m", "seed=1,2", "jobs=2", "hydra/launcher=basic"], "need hydra/launcher=joblib"),
@@ -404,7 +449,8 @@ def test_what_is_wrong_with_a_sweep_is_told_before_it_begins(train, words, messa
 
 
 def test_a_sweep_does_not_begin_where_another_one_is(train, tmp_path):
-    Request([], PLAIN).save(tmp_path / "sweep")
+    (tmp_path / "sweep").mkdir()
+    Request([], PLAIN, []).save(tmp_path / "sweep")
     answer = train("-m", "seed=1,2", f"hydra.sweep.dir={tmp_path / 'sweep'}")
     assert answer.code == 2 and f"go on with sweep.resume={tmp_path / 'sweep'}" in answer.said
 

@@ -51,16 +51,15 @@ class JobsFailed(UserError):
         numbers: Of the jobs.
         total: Jobs of the sweep.
         folder: Of the sweep.
-        searched: Whether they were trials of a search, which counts failures.
+        command: That does them again; None for trials of a search, which counts failures.
     """
 
     exit_code = 1
 
-    def __init__(self, numbers: Sequence[int], total: int, folder: Path, searched: bool) -> None:
-        again = f"Do what is missing or failed with: python train.py -m sweep.resume={folder}"
+    def __init__(self, numbers: Sequence[int], total: int, folder: Path, command: str | None) -> None:
         super().__init__(
             f"{len(numbers)} of {total} jobs failed: {', '.join(map(str, numbers))}. See {folder}/<job>/train.log. "
-            + ("They count as trials." if searched else again)
+            + (f"Do what is missing or failed with: {command}" if command else "They count as trials.")
         )
 
 

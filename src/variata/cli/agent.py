@@ -86,7 +86,7 @@ def told(job: Job, error: BaseException) -> BaseException:
     """The error, written into train.log, and into results.json, for the first device may have been the one lost."""
     log.error("%s", error)
     if not isinstance(error, Interrupted) and (job.folder / "config.yaml").is_file():
-        runs.mark_failed(job.folder, job.config, str(error))
+        runs.mark_failed(job.folder, job.config, job.overrides, str(error))
     return error
 
 

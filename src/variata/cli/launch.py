@@ -42,7 +42,8 @@ def guarded(command: Callable[[], Any]) -> int:
         return getattr(error, "exit_code", 130)
     except (UserError, HydraException, OmegaConfBaseException, OSError, ValueError) as error:
         known = mendable(error)
-        if isinstance(error, ValueError) and known is None and not raised_by_hydra(error):
+        ours = isinstance(error, ValueError) and not isinstance(error, OmegaConfBaseException)
+        if ours and known is None and not raised_by_hydra(error):
             raise  # a defect of ours
         if debugging() or (
             known is None and isinstance(error, InstantiationException)

@@ -23,6 +23,7 @@ from variata.cli.launch import explain, say
 from variata.cli.settings import checked
 from variata.cli.train import quiet, start, work
 from variata.errors import Interrupted, RunError, UserError
+from variata.sweeps.jobs import BUSY
 
 PREDECESSOR = 60.0  # seconds it may take to end, when a sweep was killed and is resumed at once
 PATIENCE = 20.0  # seconds from a signal to the end of the process: less than the agent's 30, after which it kills
@@ -62,6 +63,7 @@ def whole(job: Job, file: Path) -> int:
     """All of a sweep's job, from its last checkpoint if it was begun before; what goes wrong is marked."""
     try:
         with FileLock(file.with_suffix(".lock"), timeout=PREDECESSOR):
+            (job.folder / "results.json").unlink(missing_ok=True)  # of an earlier attempt
             logging.config.dictConfig(job.logging)
             start(replace(job, config=checked(job.config)).continued())
         return 0
@@ -70,7 +72,7 @@ def whole(job: Job, file: Path) -> int:
         return error.exit_code
     except Timeout:
         say(f"Another process is still at the job {job.folder}. Stop it, or wait for it, then resume.")
-        return RunError.exit_code
+        return BUSY
     except Exception as error:
         told = (
             error if isinstance(error, UserError) else RunError(explain(error)) if isinstance(error, OSError) else None
@@ -79,7 +81,7 @@ def whole(job: Job, file: Path) -> int:
             traceback.print_exc()
         else:
             say(str(told))
-        runs.mark_failed(job.folder, job.config, str(told or f"{type(error).__name__}: {error}"))
+        runs.mark_failed(job.folder, job.config, job.overrides, str(told or f"{type(error).__name__}: {error}"))
         return told.exit_code if told else 1
 
 
@@ -129,7 +131,7 @@ def end_in_time() -> None:
     read, write = os.pipe()
     os.set_blocking(write, False)
     signal.set_wakeup_fd(write)
-    parent = os.getppid()
+    parent = int(sys.argv[2]) if len(sys.argv) > 2 else os.getppid()  # it may be gone before this line is reached
 
     def watch() -> None:
         signals = b""

@@ -1,25 +1,30 @@
-"""What a sweep says: a line when a job has ended, a table when all have, and the best configuration."""
+"""What a sweep says: a line when a job has ended, a table when all have, the best configuration, a report."""
 
-import math
+import shlex
 import sys
+import time
 from pathlib import Path
-from typing import Any
+from textwrap import shorten
+from typing import TYPE_CHECKING, Any, cast
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import OverrideType
 from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from variata import runs
 from variata.cli.job import Job
 from variata.sweeps.jobs import Outcome
-from variata.sweeps.options import Options, direction
+from variata.sweeps.options import direction
 from variata.sweeps.space import Space
 
+if TYPE_CHECKING:
+    from variata.compare.comparison import Comparison
+
 FIGURES = ("val/elbo", "test/nll")
-COLOURS = {"finished": "green", "pruned": "yellow", "failed": "red", "missing": "red", "interrupted": "yellow"}
+COLOURS = {"finished": "green", "pruned": "yellow", "failed": "red", "interrupted": "yellow", "not begun": "yellow"}
 
 Outcomes = dict[int, Outcome]
 
@@ -28,57 +33,66 @@ class Progress:
     """Tells of each job as it ends.
 
     Args:
+        folder: Of the sweep.
         space: What is varied.
         total: Jobs there will be, done ones included.
         done: Of them, before it began.
+        parallel: Jobs at a time.
+        objectives: Figures to tell of each.
     """
 
-    def __init__(self, folder: Path, space: Space, total: int, done: int, parallel: int) -> None:
-        self.space, self.total, self.done, self.console = space, total, done, Console(stderr=True, highlight=False)
+    def __init__(self, folder: Path, space: Space, total: int, done: int, parallel: int, objectives: list[str]) -> None:
+        self.space, self.total, self.before, self.done, self.objectives = space, total, done, done, objectives
+        self.began = time.monotonic()
         before = f", {done} of them done before" if done else ""
         where = "" if parallel == 1 else f" Each writes what it would show into {folder}/<job>/output.log."
-        self._say(f"{total} jobs{before}, {parallel} at a time, in {folder}.{where}")
+        tell(f"{total} job{'s' * (total > 1)}{before}, {parallel} at a time, in {folder}.{where}", stderr=True)
 
     def ended(self, job: Job, how: Outcome) -> None:
-        """A line: which, how, how well."""
+        """A line: which, how, how well or why not, and how long the others may take."""
         self.done += 1
-        words = " ".join(f"{name}={text}" for name, text in varied(self.space, job.overrides).items())
-        seconds = how.results.get("train/seconds")
-        figures = [f"val/elbo {how.results['val/elbo']:.2f}"] if how.results.get("val/elbo") is not None else []
-        figures += [f"{seconds:.0f} s of training"] if seconds else []
-        status = f"[{COLOURS[how.status]}]{how.status}[/]"
-        self._say(f"{self.done}/{self.total}  job {job.folder.name}  {words}  {status}  {', '.join(figures)}")
+        words = " ".join(f"{name}={rounded(text)}" for name, text in varied(self.space, job.overrides).items())
+        told = [f"{name} {value:.2f}" for name in self.objectives for value in how.values([name])]
+        told += [f"{seconds:.0f} s of training" for seconds in how.values(["train/seconds"])]
+        told += [shorten(str(how.results["error"]), 80, placeholder=" …")] if how.results.get("error") else []
+        minutes = (time.monotonic() - self.began) / (self.done - self.before) * (self.total - self.done) / 60
+        told += [f"about {minutes:.0f} min left"] if minutes >= 1 else []
+        line = Text(f"{self.done}/{self.total}  job {job.folder.name}  {words}  ")
+        tell(line.append(how.status, COLOURS[how.status]).append(f"  {', '.join(told)}"), stderr=True)
 
-    def _say(self, line: str) -> None:
-        self.console.print(line, soft_wrap=True)
 
-
-def table(folder: Path, space: Space, outcomes: Outcomes, words: dict[int, list[str]], best: list[int]) -> None:
+def table(
+    folder: Path, space: Space, outcomes: Outcomes, words: dict[int, list[str]], best: list[int], names: list[str]
+) -> None:
     """Print all jobs: what each tried, how it ended, its figures, or why it has none."""
+    known = {name for how in outcomes.values() for name in how.results if how.values([name])}
+    figures = [name for name in dict.fromkeys([*names, *FIGURES]) if name in known]
     shown = Table()
-    figures = [name for name in FIGURES if any(how.results.get(name) is not None for how in outcomes.values())]
     for name in ("job", *space.axes, "status", *figures, "minutes"):
         shown.add_column(name, justify="left" if name in ("status", *space.axes) else "right", overflow="fold")
     for number, how in sorted(outcomes.items()):
-        chosen = varied(space, words[number])
+        chosen, minutes = varied(space, words[number]), [seconds / 60 for seconds in how.values(["train/seconds"])]
+        values = [*(how.values([name]) for name in figures), minutes]
         shown.add_row(
             f"{number}{' *' if number in best else ''}",
-            *(rounded(chosen.get(name, "")) for name in space.axes),
-            f"[{COLOURS[how.status]}]{how.status}[/]",
-            *(figure(how.results.get(name)) for name in figures),
-            figure((how.results.get("train/seconds") or math.nan) / 60),
+            *(Text(rounded(chosen.get(name, ""))) for name in space.axes),
+            Text(how.status, COLOURS[how.status]),
+            *("".join(f"{value:.2f}" for value in one) for one in values),
         )
     tell(f"jobs of {folder}")
-    console = Console() if sys.stdout.isatty() else Console(width=200)
-    console.print(shown)
+    (Console() if sys.stdout.isatty() else Console(width=200)).print(shown)
+    if best:
+        tell(f"* the best {names[0]}" if len(names) == 1 else f"* no other is better in both {' and '.join(names)}")
     for number, how in sorted(outcomes.items()):
         if how.results.get("error"):
             tell(f"job {number}: {how.results['error']}")
 
 
-def tell(line: Any) -> None:
-    """A line on stdout, whole, so that a path in it can be copied."""
-    Console(highlight=False, markup=False, soft_wrap=True).print(str(line))
+def tell(line: Any, stderr: bool = False) -> None:
+    """A whole line, so that a path in it can be copied."""
+    Console(highlight=False, markup=False, soft_wrap=True, stderr=stderr).print(
+        line if isinstance(line, Text) else str(line)
+    )
 
 
 def varied(space: Space, overrides: list[str]) -> dict[str, str]:
@@ -93,11 +107,6 @@ def rounded(text: str) -> str:
         return text if len(text) < 7 else f"{float(text):.4g}"
     except ValueError:
         return text
-
-
-def figure(value: float | None) -> str:
-    """A figure with two digits, or nothing."""
-    return "" if value is None or not math.isfinite(value) else f"{value:.2f}"
 
 
 def best(outcomes: Outcomes, objectives: list[str]) -> list[int]:
@@ -117,33 +126,52 @@ def dominates(a: list[float], b: list[float]) -> bool:
     return a != b and all(x <= y for x, y in zip(a, b, strict=True))
 
 
-def write_best(folder: Path, loader: ConfigLoader, primary: str, overrides: list[str], options: Options) -> Path:
-    """Write best.yaml, a configuration of what was best: `python train.py --config-dir=<sweep> --config-name=best`."""
-    defaults: list[Any] = [primary]
-    values = OmegaConf.create()
+def write_best(path: Path, loader: ConfigLoader, primary: str, places: list[str], overrides: list[str]) -> Path:
+    """Write best.yaml, a configuration of what was best: `python train.py --config-dir=<sweep> --config-name=best`.
+
+    Args:
+        path: Of the file.
+        loader: Knows which words choose an option of a group.
+        primary: Configuration the words change.
+        places: Where else than in ours Hydra looked for it.
+        overrides: The words.
+    """
+    added: list[Any] = []
+    chosen: list[Any] = []
+    values, unsaid = OmegaConf.create(), list[str]()
     for word in OverridesParser.create().parse_overrides(runs.public_words(overrides)):
-        if word.type == OverrideType.DEL:
-            continue
-        if loader.get_group_options(word.key_or_group):
-            prefix = "" if word.type == OverrideType.ADD else "override "
-            defaults.append({prefix + word.key_or_group: word.value()})
-        else:
+        if word.is_delete():
+            unsaid.append(word.input_line or "")
+        elif not loader.get_group_options(word.key_or_group) or isinstance(word.value(), dict):
             OmegaConf.update(values, word.key_or_group, word.value(), force_add=True)
-    content = {"defaults": [*defaults, "_self_"], **runs.plain(values)}
-    path = folder / "best.yaml"
-    head = (
-        f"# The best {options.objectives[0]} of this sweep: python train.py --config-dir={folder} --config-name=best\n"
-    )
-    runs.write(path, head + OmegaConf.to_yaml(OmegaConf.create(content)))
+        elif word.is_add():
+            added.append({word.get_key_element().lstrip("+"): word.value()})
+        else:
+            chosen.append({f"override {word.get_key_element().lstrip('+')}": word.value()})
+    plain = OmegaConf.to_container(values, resolve=False)  # ${seed} stays ${seed}
+    content: dict[Any, Any] = {"defaults": [primary, *added, *chosen, "_self_"], **cast(dict, plain)}
+    if places:
+        content["hydra"] = {"searchpath": places}
+    again = ["python", "train.py", f"--config-dir={path.parent}", f"--config-name={path.stem}", *unsaid]
+    runs.write(path, f"# Again: {shlex.join(again)}\n{OmegaConf.to_yaml(OmegaConf.create(content))}")
     return path
 
 
-def write_report(folder: Path) -> Path:
-    """Write report.html, which compares the runs: `variata compare <sweep> --html report.html` does it again."""
+def compared(folder: Path, objectives: list[str]) -> "Comparison":
+    """All runs of the sweep, ranked by its one objective where that is a figure of reports."""
     from variata.compare.comparison import compare
-    from variata.compare.page import page
+    from variata.compare.metrics import METRICS
     from variata.compare.read import read_below
 
+    by = objectives[0] if len(objectives) == 1 and objectives[0] in METRICS else None
+    return compare(read_below([folder]), [], by)
+
+
+def write_report(folder: Path, comparison: "Comparison") -> Path:
+    """Write report.html, which ends with the command that writes it again."""
+    from variata.compare.page import page
+
     path = folder / "report.html"
-    runs.write(path, page(compare(read_below([folder]), [], None), f"variata compare {folder} --html {path}"))
+    words = ["variata", "compare", str(folder), "--by", comparison.by.name, "--html", str(path)]
+    runs.write(path, page(comparison, shlex.join(words)))
     return path

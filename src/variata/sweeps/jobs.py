@@ -18,6 +18,8 @@ from variata.cli.job import Job, composed_job, resolved
 from variata.errors import ConfigError
 
 Ended = Callable[[Job], None]
+STATUSES = ("finished", "pruned", "failed", "interrupted")
+BUSY = 75  # exit code of a process that found another at its job
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class Outcome:
     """How a job ended.
 
     Args:
-        status: "finished", "pruned", "failed", "interrupted", or "missing" if it never began.
+        status: "finished", "pruned", "failed", "interrupted", or "not begun".
         results: What results.json holds.
     """
 
@@ -34,8 +36,9 @@ class Outcome:
 
     def values(self, names: Sequence[str]) -> list[float]:
         """Some figures; none of them if one is missing or not finite."""
-        values = [float(self.results[name]) for name in names if self.results.get(name) is not None]
-        return values if len(values) == len(names) and all(map(math.isfinite, values)) else []
+        values = [self.results.get(name) for name in names]
+        known = [float(value) for value in values if isinstance(value, int | float) and math.isfinite(value)]
+        return known if len(known) == len(values) else []
 
     @property
     def well(self) -> bool:
@@ -65,9 +68,10 @@ def outcome(folder: Path) -> Outcome:
     """How the job of a run directory ended, by its results.json."""
     try:
         results = json.loads((folder / "results.json").read_text())
-        return Outcome(results["status"], results)
-    except (OSError, ValueError, KeyError, TypeError):
-        return Outcome("missing")
+    except (OSError, ValueError):
+        return Outcome("not begun")
+    known = isinstance(results, dict) and results.get("status") in STATUSES
+    return Outcome(results["status"], results) if known else Outcome("not begun")
 
 
 def command(job: Job) -> list[str]:
@@ -75,16 +79,17 @@ def command(job: Job) -> list[str]:
     file = job.folder.parent / ".jobs" / f"{job.folder.name}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     job.folder.mkdir(parents=True, exist_ok=True)
-    (job.folder / "results.json").unlink(missing_ok=True)  # of an earlier attempt
     runs.write(file, job.dumps(), secret=True)
     return [sys.executable, "-P", "-m", "variata.cli.worker", str(file)]
 
 
 def ensure_marked(job: Job, code: int) -> None:
     """Say in results.json that the job failed, where its process no longer could."""
-    if outcome(job.folder).status == "missing":
+    if outcome(job.folder).status == "not begun" and code != BUSY:
         how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-        runs.mark_failed(job.folder, job.config, f"The process of the job {how}. Look into {job.folder}/train.log.")
+        runs.mark_failed(
+            job.folder, job.config, job.overrides, f"The process of the job {how}. Look into {job.folder}/train.log."
+        )
 
 
 def cores() -> list[int]:

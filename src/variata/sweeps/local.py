@@ -95,7 +95,7 @@ class Local:
                 return None
             # a session of its own: Ctrl-C reaches a job once, through `stop`
             process = subprocess.Popen(
-                command(job),
+                [*command(job), str(os.getpid())],
                 env=environment,
                 stdout=file,
                 stderr=file,

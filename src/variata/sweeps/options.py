@@ -9,7 +9,11 @@ from omegaconf.errors import OmegaConfBaseException
 from variata.errors import ConfigError
 
 SAMPLERS, PRUNERS = ("tpe", "cmaes", "random", "grid"), ("median", "hyperband")
-MAXIMISED = ("elbo", "active_units", "psnr", "ms_ssim", "images_per_second")  # all else is better when less
+OBJECTIVES = (
+    *("val/elbo", "val/rate", "val/distortion", "test/elbo", "test/nll", "test/bits_per_dim", "test/rate"),
+    *("test/distortion", "test/active_units", "train/seconds", "train/images_per_second"),
+)
+MAXIMISED = ("elbo", "active_units", "images_per_second")  # all else is better when less
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,9 @@ class Options:
             raise ConfigError(f"sweep.trials={self.trials} is less than 1.")
         if len(self.objectives) not in (1, 2):
             raise ConfigError(f"sweep.objectives are one or two, got {', '.join(self.objectives) or 'none'}.")
+        for name in self.objectives:
+            if name not in OBJECTIVES:
+                raise ConfigError(f"sweep.objectives: {name} is unknown. Use one or two of {', '.join(OBJECTIVES)}.")
         if self.pruner and self.objectives != ["val/elbo"]:
             raise ConfigError(f"sweep.pruner={self.pruner} compares val/elbo alone. Use sweep.pruner=null.")
         if self.pruner and not self.sampler:

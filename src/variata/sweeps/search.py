@@ -6,11 +6,15 @@ Each yields jobs and is told how they ended; what it knows outlives the process,
 import itertools
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from sqlalchemy import URL
+
 from variata.cli.job import Job
+from variata.errors import ConfigError, RunError
 from variata.sweeps.jobs import Outcome, outcome
 from variata.sweeps.options import Options, direction
 from variata.sweeps.space import Axis, Range, Space, Values
@@ -75,15 +79,22 @@ class Search:
 
     def __init__(self, space: Space, options: Options, folder: Path, parallel: int, compose: Compose) -> None:
         self.space, self.options, self.compose = space, options, compose
+        if not space.axes:
+            raise ConfigError("A search needs something to vary, like optimizer.lr=interval(1e-4,1e-2).")
         for point in extremes(space):
             compose(space.point(point), 0)  # what cannot be composed is told before any trial begins
-        folder.mkdir(parents=True, exist_ok=True)
-        self.url = f"sqlite:///{folder / 'study.db'}"
-        self.study = opened(self.url, options, parallel)
         self.distributions = {name: distribution(axis) for name, axis in space.axes.items()}
-        if options.sampler == "grid" and not self.study.get_trials(deepcopy=False):
-            for point in points(space):
-                self.study.enqueue_trial(point)
+        self.url = URL.create("sqlite", database=str(folder / "study.db")).render_as_string()
+        if (folder / "0").is_dir() and not (folder / "study.db").is_file():
+            raise RunError(f"{folder} has jobs, but study.db is gone, without which a search cannot go on.")
+        with readable(folder):
+            self.study = opened(self.url, options, parallel)
+            if options.sampler == "grid" and not self.study.get_trials(deepcopy=False):
+                for point in points(space):
+                    self.study.enqueue_trial(point)
+            for trial in self.begun:  # ended, but killed before the study was told
+                if not trial.state.is_finished() and (how := outcome(folder / str(trial.number))).well:
+                    self._tell(trial.number, how)
         self.total = len(list(space.grid())) if options.sampler == "grid" else options.trials
         self.running = [trial for trial in self.begun if not trial.state.is_finished()]  # when all was killed
         self.left = self.total - len(self.begun) + len(self.running)
@@ -103,9 +114,12 @@ class Search:
             yield self._job(asked.number, asked.params)
 
     def tell(self, job: Job, how: Outcome) -> None:
+        if how.status not in ("interrupted", "not begun"):  # those can go on when the sweep is resumed
+            self._tell(int(job.folder.name), how)
+
+    def _tell(self, number: int, how: Outcome) -> None:
         from optuna.trial import TrialState
 
-        number = int(job.folder.name)
         values = how.values(self.options.objectives)
         if how.status == "pruned":
             self.study.tell(number, state=TrialState.PRUNED)
@@ -122,6 +136,20 @@ class Search:
         if self.options.pruner is None:
             return job
         return replace(job, trial={"storage": self.url, "number": number, "pruner": self.options.pruner})
+
+
+@contextmanager
+def readable(folder: Path) -> Iterator[None]:
+    """What SQLite cannot read or write is told."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except SQLAlchemyError as error:
+        why = str(error).splitlines()[0]
+        raise RunError(
+            f"{folder / 'study.db'} cannot be used: {why}. Is the disk full, or the file damaged?"
+        ) from error
 
 
 def opened(url: str, options: Options, parallel: int) -> "optuna.Study":

@@ -183,7 +183,7 @@ class Slurm:
     def _ensure_marked(self, job: Job, number: str, state: str) -> None:
         """Say in results.json that the job failed and what SLURM says of it, where its process could not."""
         deadline = time.monotonic() + LATE
-        while (how := outcome(job.folder)).status == "missing" and time.monotonic() < deadline:
+        while (how := outcome(job.folder)).status == "not begun" and time.monotonic() < deadline:
             time.sleep(1.0)
             list(job.folder.iterdir())  # a shared file system may show what it knew before
         if not how.well and how.status != "failed":
@@ -191,7 +191,9 @@ class Slurm:
             lines = log.read_text().splitlines() if log.is_file() else []
             said = " ".join([line for line in lines if "error" in line.lower()][-TAIL:])
             why = state.removesuffix(" None")
-            runs.mark_failed(job.folder, job.config, f"SLURM ended {number}: {why}. {said} All it said is in {log}.")
+            runs.mark_failed(
+                job.folder, job.config, job.overrides, f"SLURM ended {number}: {why}. {said} All it said is in {log}."
+            )
 
 
 def cancel(*words: str) -> None:

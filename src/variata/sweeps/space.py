@@ -10,6 +10,7 @@ key's place.
 """
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -58,6 +59,8 @@ class Interval:
 
 Axis = Values | Range | Interval
 
+MOST = 10_000  # jobs of a grid
+
 
 @dataclass(frozen=True)
 class Space:
@@ -85,6 +88,8 @@ class Space:
                     f"{axis.high}, or search with sweep=optuna or sweep.sampler=random."
                 )
             varied.append([f"{name}={text}" for text in axis.texts])
+        if (jobs := math.prod(map(len, varied))) > MOST:
+            raise ConfigError(f"The grid has {jobs:,} jobs or more. Up to {MOST:,} are run; a sampler draws from more.")
         for combination in itertools.product(*varied):
             yield [*self.fixed, *combination]
 
@@ -102,8 +107,10 @@ def read(params: Mapping[str, Any], arguments: Sequence[str]) -> Space:
     parser = OverridesParser.create()
     named = {name: parser.parse_override(f"{name}={written(value)}") for name, value in params.items()}
     given = {word.get_key_element(): word for word in parser.parse_overrides(list(arguments))}
+    last = {name.lstrip("+"): name for name in (named | given)}  # seed=1,2 +seed=3: the last word counts
     fixed, axes = [], {}
-    for name, word in (named | given).items():
+    for name in last.values():
+        word = (named | given)[name]
         if word.is_sweep_override():
             axes[name] = axis(name, word)
         else:
@@ -114,14 +121,21 @@ def read(params: Mapping[str, Any], arguments: Sequence[str]) -> Space:
 def axis(name: str, word: Override) -> Axis:
     """What one word varies."""
     sweep = word.value()
+    if getattr(sweep, "shuffle", False):
+        raise ConfigError(
+            f"{name}: shuffle draws another order each time, so a sweep could not be resumed. Leave it out."
+        )
     if isinstance(sweep, IntervalSweep):
         if sweep.start is None or sweep.end is None or not sweep.start < sweep.end:
             raise ConfigError(f"{name}: interval({sweep.start},{sweep.end}) holds nothing: the lower end comes first.")
-        return Interval(sweep.start, sweep.end, "log" in (sweep.tags or ()))
-    texts = tuple(word.sweep_string_iterator())
+        log = "log" in (sweep.tags or ())
+        if log and sweep.start <= 0:
+            raise ConfigError(f"{name}: an interval on a logarithmic scale begins above 0, not at {sweep.start}.")
+        return Interval(sweep.start, sweep.end, log)
+    texts = tuple(itertools.islice(word.sweep_string_iterator(), MOST + 1))
     if not texts:
         raise ConfigError(f"{name}: {word.input_line} holds no value.")
-    if isinstance(sweep, RangeSweep) and not sweep.shuffle:
+    if isinstance(sweep, RangeSweep) and (sweep.step or 1) > 0:
         kind = float if isinstance(sweep.start, float) or isinstance(sweep.step, float) else int
         return Range(kind(texts[0]), kind(texts[-1]), kind(sweep.step), texts)
     return Values(texts)
@@ -130,6 +144,8 @@ def axis(name: str, word: Override) -> Axis:
 def written(value: Any) -> str:
     """A value of a sweep file in Hydra's grammar; YAML's own lists are choices."""
     if isinstance(value, list):
+        if not value:
+            raise ConfigError("sweep.params: an empty list holds no value.")
         return ",".join(map(written, value)) if len(value) > 1 else f"choice({written(value[0])})"
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "null"}[value]
