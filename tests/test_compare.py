@@ -262,6 +262,11 @@ BREAKAGES = {
     "config garbage": ("config.yaml", os.urandom(300) + b"\xff", "config.yaml is no text"),
     "config cut short": ("config.yaml", b"data: {_target_: 'a", "config.yaml is no YAML"),
     "config deep": ("config.yaml", b"[" * 5000, "config.yaml is no YAML"),
+    "config nested": (
+        "config.yaml",
+        b"data: {_target_: a}\nmodel: {_target_: b}\nx: " + b"[" * 3000 + b"]" * 3000,
+        "config.yaml is",
+    ),
     "config foreign": ("config.yaml", b"wandb_version: 1\n", "not the configuration of a run"),
     "config with aliases": ("config.yaml", b"a: &a [1]\nb: [*a, *a]\n", "aliases"),
     "config a list": ("config.yaml", b"- 1\n", "not the configuration of a run"),

@@ -63,22 +63,46 @@ def told(place: LeftOut) -> str:
 def listed(runs: Sequence[Run]) -> Table:
     """A row per run."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("path", "status", "data", "model", "overrides"):
+    table.add_column("path", no_wrap=True)
+    for heading in ("status", "data", "model", "overrides"):
         table.add_column(heading, overflow="fold")
     for heading in (*(METRICS[name].label for name in SHOWN), "when"):
         table.add_column(heading, justify="right")
+    shared = set.intersection(*(set(asked(run)) for run in runs)) if len(runs) > 1 else set()
     for run in runs:
-        table.add_row(*row(run), style=STYLES.get(run.status))
+        table.add_row(*row(run, shared), style=STYLES.get(run.status))
+    if shared:
+        table.caption, table.caption_justify = f"all: {' '.join(sorted(shared))}", "left"
     return table
 
 
-def row(run: Run) -> list[str]:
-    """What is said of a run."""
+def row(run: Run, shared: set[str]) -> list[str]:
+    """What is said of a run, beside the overrides that all share."""
     values = [(METRICS[name], run.figure(name)) for name in SHOWN]
     when = f"{datetime.fromtimestamp(run.began):%Y-%m-%d %H:%M}"
     figures = ["–" if value is None else metric.text(value) for metric, value in values]
-    asked = [word for word in run.overrides if not word.startswith(("data=", "model=", "outputs=", "logger="))]
-    return [visible(run.path), run.status, *parts(run), " ".join(asked), *figures, when]
+    return [
+        visible(run.path),
+        run.status,
+        *parts(run),
+        " ".join(word for word in asked(run) if word not in shared),
+        *figures,
+        when,
+    ]
+
+
+def asked(run: Run) -> list[str]:
+    """What the command line asked for, numbers in a few digits, beside data, model and where the run is kept."""
+    words = [word for word in run.overrides if not word.startswith(("data=", "model=", "outputs=", "logger"))]
+    return [f"{name}{sign}{brief(value)}" for name, sign, value in (word.partition("=") for word in words)]
+
+
+def brief(value: str) -> str:
+    """A number a sampler drew, in four digits; anything else as it is."""
+    try:
+        return value if len(value) < 7 else f"{float(value):.4g}"
+    except ValueError:
+        return value
 
 
 def parts(run: Run) -> tuple[str, str]:

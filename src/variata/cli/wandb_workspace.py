@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from pathlib import Path
 
 import yaml
 
@@ -40,14 +41,15 @@ def save(options: argparse.Namespace) -> None:
     try:
         if not wandb.login(prompt=False):
             raise RunError(
-                "A workspace is kept by W&B, and you are not logged in. Run `wandb login`, then `wandb sync` if the "
-                f"runs are offline; or compare without an account: variata compare outputs/multirun/{options.group}"
+                "A workspace is kept by W&B, and you are not logged in. Run `wandb login`, then `wandb sync` what "
+                "is offline; or compare without an account: variata compare outputs/multirun/"
+                f"{Path(options.group).name}"
             )
         from variata.sweeps.workspace import workspace
 
         project = options.project or yaml.safe_load((CONF / "logger" / "wandb.yaml").read_text())["project"]
         entity = options.entity or wandb.Api().default_entity or ""
-        saved = workspace(options.group, project, entity, options.keys.split(",")).save()
+        saved = workspace(Path(options.group).name, project, entity, options.keys.split(",")).save()
     except (wandb.Error, ValueError) as error:
         raise RunError(f"W&B refused the workspace: {error} Check --project, --entity and `wandb login`.") from error
     sys.stdout.write(f"{saved.url}\n")

@@ -169,7 +169,10 @@ def read_config(folder: Path) -> Flat:
     parts = [config.get(part) for part in ("data", "model")] if isinstance(config, dict) else [None]
     if not all(isinstance(part, dict) and "_target_" in part for part in parts):
         raise ForeignError("config.yaml is not the configuration of a run: data and model have no _target_.")
-    return flat(config)
+    try:
+        return flat(config)
+    except RecursionError:
+        raise RunError("config.yaml is nested too deeply.") from None
 
 
 def read_results(folder: Path) -> dict[str, Any]:

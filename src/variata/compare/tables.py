@@ -153,6 +153,8 @@ def headline(c: Comparison) -> str:
         ended = ", ".join(f"{n} {status}" for status, n in Counter(run.status for run in c.runs).items()) or "none"
         return f"Nothing to rank by {c.by.name}; runs: {ended}."
     how = f"mean and 95% interval over {first.n} runs" if first.n > 1 else "one run, so no interval"
+    if len(c.groups) == 1:
+        return f"{c.by.label} {spread(first, c.by)} {c.by.unit} ({how})."
     extreme = f"the {'highest' if c.by.up else 'lowest'} {c.by.label}"
     return f"{c.best.label} has {extreme}, {spread(first, c.by)} {c.by.unit} ({how}). {runner_up(c, first)}".strip()
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from sqlalchemy import URL
 
 from variata.cli.job import Job
+from variata.cli.launch import say
 from variata.errors import ConfigError, RunError
 from variata.sweeps.jobs import Outcome, outcome
 from variata.sweeps.options import Options, direction
@@ -82,7 +83,9 @@ class Search:
         if not space.axes:
             raise ConfigError("A search needs something to vary, like optimizer.lr=interval(1e-4,1e-2).")
         for point in extremes(space):
-            compose(space.point(point), 0)  # what cannot be composed is told before any trial begins
+            job = compose(space.point(point), 0)  # what cannot be composed is told before any trial begins
+        if options.pruner:
+            mind_validations(job, options.pruner)
         self.distributions = {name: distribution(axis) for name, axis in space.axes.items()}
         self.url = URL.create("sqlite", database=str(folder / "study.db")).render_as_string()
         if (folder / "0").is_dir() and not (folder / "study.db").is_file():
@@ -136,6 +139,16 @@ class Search:
         if self.options.pruner is None:
             return job
         return replace(job, trial={"storage": self.url, "number": number, "pruner": self.options.pruner})
+
+
+def mind_validations(job: Job, pruner: str) -> None:
+    """Say so where there is nothing for a pruner to go by."""
+    epochs, every = (job.config["trainer"][name] for name in ("max_epochs", "check_val_every_n_epoch"))
+    if (epochs or -1) > 0 and every > epochs // 2:
+        say(
+            f"sweep.pruner={pruner} will stop nothing: {epochs} epochs are validated every {every}. "
+            "Use trainer.check_val_every_n_epoch=1."
+        )
 
 
 @contextmanager
