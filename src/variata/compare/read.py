@@ -20,6 +20,7 @@ LOADER = cast(type[yaml.SafeLoader], getattr(yaml, "CSafeLoader", yaml.SafeLoade
 CURVE = ("step", "val/elbo", "val/rate", "val/distortion")  # columns of metrics.csv
 QUIET = 600  # seconds without a sign of life after which a run counts as killed
 SIGNS = ("config.yaml", "metrics.csv", "train.log", "checkpoints/last.ckpt")
+DEEPEST = 50  # levels of a configuration
 SKIPPED = {"wandb", "checkpoints", "images"}
 
 
@@ -169,10 +170,17 @@ def read_config(folder: Path) -> Flat:
     parts = [config.get(part) for part in ("data", "model")] if isinstance(config, dict) else [None]
     if not all(isinstance(part, dict) and "_target_" in part for part in parts):
         raise ForeignError("config.yaml is not the configuration of a run: data and model have no _target_.")
-    try:
-        return flat(config)
-    except RecursionError:
-        raise RunError("config.yaml is nested too deeply.") from None
+    level: list[Any] = [config]
+    for _ in range(DEEPEST):
+        level = [
+            item
+            for one in level
+            for item in (one.values() if isinstance(one, dict) else one)
+            if isinstance(item, dict | list)
+        ]
+    if level:
+        raise RunError(f"config.yaml is nested more than {DEEPEST} levels deep.")
+    return flat(config)
 
 
 def read_results(folder: Path) -> dict[str, Any]:
