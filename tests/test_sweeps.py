@@ -356,7 +356,7 @@ def test_a_job_that_fails_is_marked_and_resume_does_only_that(train, tmp_path):
 @pytest.mark.slow
 def test_a_killed_search_is_resumed_and_every_trial_counts_once(tmp_path):
     """One trial diverges, one is refused, one falls behind; the command is killed when half are done."""
-    values = "8e-3,6e-3,1e30,-1,5e-3,4e-3,3e-3,1e-6"
+    values = "8e-3,6e-3,1e30,-1,5e-3,4e-3,3e-3,7e-3,1e-6"
     search = [
         "sweep=optuna",
         "sweep.sampler=grid",
@@ -370,7 +370,7 @@ def test_a_killed_search_is_resumed_and_every_trial_counts_once(tmp_path):
         words, env=environment(), cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
     for line in first.stderr:
-        if line.startswith("4/8"):
+        if line.startswith("4/9"):
             break
     time.sleep(4)  # the next two have begun
     first.kill()
@@ -381,13 +381,13 @@ def test_a_killed_search_is_resumed_and_every_trial_counts_once(tmp_path):
         time.sleep(0.2)
     assert not workers(folder)  # jobs end with the sweep they belong to
     done = command(tmp_path, "-m", f"sweep.resume={folder}", "jobs=2")
-    assert done.returncode == 1 and "2 of 8 jobs failed: 2, 3. " in " ".join(done.stderr.split())
+    assert done.returncode == 1 and "2 of 9 jobs failed: 2, 3. " in " ".join(done.stderr.split())
     trials = optuna.load_study(study_name="sweep", storage=f"sqlite:///{folder / 'study.db'}").trials
-    assert len(trials) == 8 and len({trial.params["optimizer.lr"] for trial in trials}) == 8
+    assert len(trials) == 9 and len({trial.params["optimizer.lr"] for trial in trials}) == 9
     states = [trial.state.name for trial in trials]
-    assert states[2:4] == ["FAIL", "FAIL"] and states.count("FAIL") == 2 and states[7] == "PRUNED"
-    assert 2 <= trials[7].last_step < 12 and statuses(folder)[7] == "pruned"
-    assert (folder / "7" / "checkpoints" / "last.ckpt").is_file()
+    assert states[2:4] == ["FAIL", "FAIL"] and states.count("FAIL") == 2 and states[8] == "PRUNED"
+    assert 2 <= trials[8].last_step < 12 and statuses(folder)[8] == "pruned"
+    assert (folder / "8" / "checkpoints" / "last.ckpt").is_file()
     answer = command(tmp_path, f"--config-dir={folder}", "--config-name=best", "--cfg", "job")
     best = max((t for t in trials if t.state.name == "COMPLETE"), key=lambda t: t.value)
     assert answer.returncode == 0

@@ -33,7 +33,8 @@ def main() -> int:
     """Do the job in the file named: as one of the processes of torch's agent, as one of a launcher's, or alone."""
     file, others = Path(sys.argv[1]), crew()
     job = Job.loads(file.read_text())
-    begin(others.rank if others else 0, others.devices if others else 1)
+    parent = int(sys.argv[2]) if len(sys.argv) > 2 else None
+    begin(others.rank if others else 0, others.devices if others else 1, parent)
     if others is None:
         return whole(job, file)
     if "TORCHELASTIC_RUN_ID" in os.environ:
@@ -113,17 +114,17 @@ def run(job: Job) -> None:
         raise RunError(explain(error)) from error
 
 
-def begin(rank: int, devices: int) -> None:
+def begin(rank: int, devices: int, parent: int | None = None) -> None:
     """What every process of several needs: its share of the cores, an end in sight, one voice."""
     quiet()
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, torch.get_num_threads() // devices))
-    end_in_time()
+    end_in_time(parent or os.getppid())
     if rank > 0:
         logging.getLogger().addHandler(logging.NullHandler())
 
 
-def end_in_time() -> None:
+def end_in_time(parent: int) -> None:
     """End this process when a signal has not done so after a while, and when the process that started it is gone.
 
     It may be waiting in a library for a device that is gone, where no handler of Python's runs; a thread does.
@@ -131,7 +132,6 @@ def end_in_time() -> None:
     read, write = os.pipe()
     os.set_blocking(write, False)
     signal.set_wakeup_fd(write)
-    parent = int(sys.argv[2]) if len(sys.argv) > 2 else os.getppid()  # it may be gone before this line is reached
 
     def watch() -> None:
         signals = b""
