@@ -11,7 +11,7 @@ from rich.table import Table
 
 from variata.cli.compare import console
 from variata.cli.launch import guarded
-from variata.compare.config import text, visible
+from variata.compare.config import brief, text, visible
 from variata.compare.metrics import METRICS
 from variata.compare.read import QUIET, LeftOut, Run, read_below
 
@@ -95,14 +95,6 @@ def asked(run: Run) -> list[str]:
     """What the command line asked for, numbers in a few digits, beside data, model and where the run is kept."""
     words = [word for word in run.overrides if not word.startswith(("data=", "model=", "outputs=", "logger"))]
     return [f"{name}{sign}{brief(value)}" for name, sign, value in (word.partition("=") for word in words)]
-
-
-def brief(value: str) -> str:
-    """A number a sampler drew, in four digits; anything else as it is."""
-    try:
-        return value if len(value) < 7 else f"{float(value):.4g}"
-    except ValueError:
-        return value
 
 
 def parts(run: Run) -> tuple[str, str]:

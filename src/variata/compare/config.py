@@ -53,6 +53,14 @@ def text(value: Any) -> str:
     return words if len(words) <= LONGEST else f"{words[:LONGEST]}… {zlib.crc32(words.encode()):08x}"
 
 
+def brief(value: str) -> str:
+    """A number a sampler drew, in four digits; anything else as it is."""
+    try:
+        return value if len(value) < 7 else f"{float(value):.4g}"
+    except ValueError:
+        return value
+
+
 def number(value: Any) -> float | None:
     """A value as a number, where it is one; YAML reads 1e-3 as a word."""
     if isinstance(value, bool) or not isinstance(value, int | float | str) or isinstance(value, Choice):

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from variata import runs
 from variata.cli.job import Job
+from variata.compare.config import brief
 from variata.sweeps.jobs import Outcome
 from variata.sweeps.options import direction
 from variata.sweeps.space import Space
@@ -51,7 +52,7 @@ class Progress:
     def ended(self, job: Job, how: Outcome) -> None:
         """A line: which, how, how well or why not, and how long the others may take."""
         self.done += 1
-        words = " ".join(f"{name}={rounded(text)}" for name, text in varied(self.space, job.overrides).items())
+        words = " ".join(f"{name}={brief(text)}" for name, text in varied(self.space, job.overrides).items())
         told = [f"{name} {value:.2f}" for name in self.objectives for value in how.values([name])]
         told += [f"{seconds:.0f} s of training" for seconds in how.values(["train/seconds"])]
         told += [shorten(str(how.results["error"]), 80, placeholder=" …")] if how.results.get("error") else []
@@ -75,7 +76,7 @@ def table(
         values = [*(how.values([name]) for name in figures), minutes]
         shown.add_row(
             f"{number}{' *' if number in best else ''}",
-            *(Text(rounded(chosen.get(name, ""))) for name in space.axes),
+            *(Text(brief(chosen.get(name, ""))) for name in space.axes),
             Text(how.status, COLOURS[how.status]),
             *("".join(f"{value:.2f}" for value in one) for one in values),
         )
@@ -99,14 +100,6 @@ def varied(space: Space, overrides: list[str]) -> dict[str, str]:
     """The overrides of a job that others have otherwise."""
     pairs = (word.split("=", 1) for word in overrides if "=" in word)
     return {name: text for name, text in pairs if name in space.axes}
-
-
-def rounded(text: str) -> str:
-    """A number a sampler drew, in four digits; anything else as it is."""
-    try:
-        return text if len(text) < 7 else f"{float(text):.4g}"
-    except ValueError:
-        return text
 
 
 def best(outcomes: Outcomes, objectives: list[str]) -> list[int]:
