@@ -115,7 +115,13 @@ def run(job: Job) -> None:
 
 
 def begin(rank: int, devices: int, parent: int | None = None) -> None:
-    """What every process of several needs: its share of the cores, an end in sight, one voice."""
+    """What every process of several needs: its share of the cores, an end in sight, one voice.
+
+    Args:
+        rank: Of this process.
+        devices: Processes that share the machine with it.
+        parent: Process with which this one ends; without, the one that started it, if that is still there.
+    """
     quiet()
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, torch.get_num_threads() // devices))

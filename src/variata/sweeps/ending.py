@@ -17,6 +17,7 @@ from rich.text import Text
 from variata import runs
 from variata.cli.job import Job
 from variata.compare.config import brief
+from variata.compare.statistics import pareto
 from variata.sweeps.jobs import Outcome
 from variata.sweeps.options import direction
 from variata.sweeps.space import Space
@@ -111,12 +112,8 @@ def best(outcomes: Outcomes, objectives: list[str]) -> list[int]:
             points[number] = [sign * value for sign, value in zip(signs, values, strict=True)]
     if len(objectives) == 1:
         return [min(points, key=points.__getitem__)] if points else []
-    return [n for n, point in points.items() if not any(dominates(other, point) for other in points.values())]
-
-
-def dominates(a: list[float], b: list[float]) -> bool:
-    """Whether a is nowhere worse than b and somewhere better; less is better."""
-    return a != b and all(x <= y for x, y in zip(a, b, strict=True))
+    numbers, front = list(points), pareto([(first, second) for first, second in points.values()])
+    return sorted(numbers[i] for i in front)
 
 
 def write_best(path: Path, loader: ConfigLoader, primary: str, places: list[str], overrides: list[str]) -> Path:
