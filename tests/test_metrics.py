@@ -7,7 +7,7 @@ from models import LinearGaussian, small
 from variata.core import Trace
 from variata.distributions import normal
 from variata.metrics.bound import Bound
-from variata.metrics.importance import MeanNLL, log_likelihood
+from variata.metrics.importance import Estimate, MeanNLL, importance_weighted
 from variata.objectives import ELBO
 
 
@@ -16,7 +16,7 @@ def test_nll_of_the_exact_posterior_is_exact_for_any_number_of_samples():
     x = model.p.sample((6,))
     vae = model.vae(model.posterior)
     for samples, rows in ((1, 100), (7, 12), (50, 6)):
-        assert torch.allclose(log_likelihood(vae, x, samples, rows), model.p.log_prob(x), atol=1e-9)
+        assert torch.allclose(importance_weighted(vae, x, samples, rows).log_p, model.p.log_prob(x), atol=1e-9)
 
 
 def test_streaming_in_chunks_is_one_logsumexp():
@@ -24,28 +24,41 @@ def test_streaming_in_chunks_is_one_logsumexp():
     x = model.p.sample((5,))
     vae = model.vae(model.prior_like)
     torch.manual_seed(3)
-    streamed = log_likelihood(vae, x, samples=101, rows=50)  # ten chunks of ten and one of one
+    streamed = importance_weighted(vae, x, samples=101, rows=50)  # ten chunks of ten and one of one
     torch.manual_seed(3)
     chunks = [vae(x, k).log_w for k in [10] * 10 + [1]]
-    whole = torch.cat(chunks).logsumexp(0) - math.log(101)
-    assert torch.allclose(streamed, whole, atol=1e-12)
+    log_w = torch.cat(chunks)  # [101, 5]
+    assert torch.allclose(streamed.log_p, log_w.logsumexp(0) - math.log(101), atol=1e-12)
+    w = (log_w - log_w.amax(0)).exp()
+    assert torch.allclose(streamed.ess, w.sum(0).square() / w.square().sum(0), rtol=1e-9)
 
 
 def test_streaming_survives_weights_that_underflow():
     model = LinearGaussian(scale=1e-3)
     x = model.p.sample((4,)) + 100
-    assert log_likelihood(model.vae(model.prior_like), x, 20, 40).isfinite().all()
+    estimate = importance_weighted(model.vae(model.prior_like), x, 20, 40)
+    assert estimate.log_p.isfinite().all() and (estimate.ess >= 1 - 1e-9).all()
 
 
 def test_mean_nll_is_the_mean_with_its_standard_error():
     log_p = -100 + 10 * torch.randn(1000, dtype=torch.float64)
+    ess = torch.arange(1.0, 1001.0)[torch.randperm(1000)]
     metric = MeanNLL()
-    for part in log_p.split(300):
-        metric.update(part)
+    for part in zip(log_p.split(300), ess.split(300), strict=True):
+        metric.update(Estimate(*part))
     result = metric.compute()
     assert result["nll"].item() == pytest.approx(-log_p.mean().item())
     assert result["nll_stderr"].item() == pytest.approx((log_p.std() / math.sqrt(1000)).item())
     assert result["images"] == 1000
+    assert result["nll_ess"].item() == pytest.approx(500.5) and result["nll_ess_5"].item() == pytest.approx(50.95)
+
+
+def test_effective_samples_are_all_under_the_exact_posterior_and_few_far_from_it():
+    model = LinearGaussian()
+    x = model.p.sample((6,))
+    assert torch.allclose(importance_weighted(model.vae(model.posterior), x, 50).ess, torch.tensor(50.0).double())
+    assert importance_weighted(model.vae(model.prior_like), x, 1).ess.tolist() == pytest.approx([1.0] * 6)
+    assert importance_weighted(LinearGaussian(scale=1e-3).vae(model.prior_like), x, 50).ess.max() < 2
 
 
 @pytest.mark.parametrize("samples", [1, 3])
@@ -59,6 +72,8 @@ def test_bound_is_the_objectives_elbo_over_all_batches(samples):
     elbo = sum(ELBO(samples)(trace, 1.0)["elbo"].item() * len(trace.x) for trace in traces) / 10
     assert result["elbo"].item() == pytest.approx(elbo, abs=1e-4)
     assert result["kl_rung_0"].item() == pytest.approx(metric.kl(0).sum().item(), abs=1e-5)
+    each = [(trace.log_px.double() - trace.kl.double().sum(0)).mean(0) for trace in traces]
+    assert result["elbo_stderr"].item() == pytest.approx(torch.cat(each).std().item() / math.sqrt(10))
     assert result["rate"] + result["distortion"] == pytest.approx(-result["elbo"].item())
 
 

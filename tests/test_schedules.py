@@ -1,8 +1,9 @@
 import math
+from itertools import pairwise
 
 import pytest
 
-from variata.schedules import Constant, Cosine, CosineDecay, Cyclical, Linear, Progress, Sigmoid
+from variata.schedules import Constant, Cosine, CosineDecay, Cyclical, Linear, Progress, Sigmoid, Warmup
 
 
 def at(step, total=1000, per_epoch=100):
@@ -47,7 +48,15 @@ def test_cyclical_follows_its_papers_formula():
 
 def test_cosine_decay_warms_up_then_falls_to_its_end():
     schedule = CosineDecay(warmup=0.1, final=0.2)
-    assert [schedule(at(s)) for s in (0, 50, 100, 550, 1000)] == pytest.approx([0.0, 0.5, 1.0, 0.6, 0.2])
+    assert [schedule(at(s)) for s in (0, 50, 100, 550, 1000)] == pytest.approx([1 / 101, 51 / 101, 1.0, 0.6, 0.2])
+
+
+@pytest.mark.parametrize("schedule", [Warmup(0.1), CosineDecay(warmup=0.1)], ids=["warmup", "cosine"])
+def test_no_update_is_taken_with_a_learning_rate_of_zero(schedule):
+    values = [schedule(at(s)) for s in range(101)]
+    assert values[0] > 0 and values == sorted(values) and values[100] == 1.0
+    steps = [after - before for before, after in pairwise(values)]
+    assert steps == pytest.approx([values[0]] * 100)  # as if update -1 had taken 0
 
 
 def test_constant_is_constant():

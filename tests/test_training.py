@@ -6,11 +6,18 @@ import lightning.pytorch as pl
 import pytest
 import torch
 
-from models import small
+from models import resnet, small
+from variata.build import flat
 from variata.callbacks import EMA, Best, Last, Pictures
+from variata.cli.report import latent_shapes
 from variata.data.digits import digits
+from variata.decoders import MLPDecoder
+from variata.encoders import Encoder
 from variata.errors import Diverged
+from variata.likelihoods import Bernoulli
 from variata.objectives import ELBO, IWAE
+from variata.posteriors import Gaussian
+from variata.priors import StandardNormal
 from variata.schedules import Constant, Linear
 from variata.training import Training
 
@@ -41,12 +48,13 @@ def run(
     validate=True,
     lr=1e-3,
     ckpt=None,
+    vae=None,
     **options,
 ):
     pl.seed_everything(seed, verbose=False)
     data = digits(batch_size=100)
     data.seed, data.updates_per_call = seed, updates_per_call
-    vae = small((1, 28, 28), latent=4, widths=(16,))
+    vae = vae or small((1, 28, 28), latent=4, widths=(16,))
     parts = {"objective": ELBO(), "beta": Constant(), "scheduler": Constant(), "compile": False}
     training = Training(vae, **{**parts, "optimizer": partial(torch.optim.Adam, lr=lr), **options})
     trainer = pl.Trainer(
@@ -135,27 +143,26 @@ def test_going_on_after_whole_epochs_is_uninterrupted(tmp_path, ema):
     assert torch.equal(weights(whole), weights(resumed))
 
 
-def test_moving_average_is_what_the_formula_says(tmp_path):
-    class Trail(pl.Callback):
-        weights: list = []  # noqa: RUF012
+class Trail(pl.Callback):
+    """The weights after each update of the optimizer."""
 
-        def on_train_batch_end(self, trainer, pl_module, *args):
-            self.weights.append(weights(pl_module))
+    def __init__(self):
+        self.weights = []
 
+    def on_train_start(self, trainer, pl_module):
+        (optimizer,) = trainer.optimizers
+        optimizer.register_step_post_hook(lambda *_: self.weights.append(weights(pl_module)))
+
+
+@pytest.mark.parametrize("updates_per_call", [1, 5])
+def test_the_moving_average_is_of_every_update_however_many_a_call_takes(tmp_path, updates_per_call):
     trail, ema = Trail(), EMA(decay=0.9)
-    trained = run(tmp_path, epochs=1, callbacks=[trail, ema], validate=False)
+    trained = run(tmp_path, updates_per_call, epochs=2, callbacks=[trail, ema])
+    assert len(trail.weights) == 26
     average = trail.weights[0]
     for w in trail.weights[1:]:
         average = 0.9 * average + 0.1 * w
     assert torch.allclose(weights(trained), average, atol=1e-6)
-
-
-def test_a_moving_average_over_calls_of_several_updates_weighs_them_all(tmp_path):
-    ema = EMA(decay=0.9)
-    run(tmp_path, updates_per_call=5, epochs=1, callbacks=[ema], validate=False)
-    assert ema.updates == 3  # 13 = 5 + 5 + 3
-    ema._average(averages := [torch.zeros(1)], [torch.ones(1)], 1)
-    assert averages[0].item() == pytest.approx(1 - 0.9**3)
 
 
 def test_pictures_show_the_moving_average(tmp_path):
@@ -223,14 +230,57 @@ def test_gradient_norm_is_bounded(tmp_path):
     assert 0 < moved <= 13 * 1e-3 * lr * 1.001  # 13 updates
 
 
-def test_only_weights_decay(tmp_path):
+def test_only_weights_of_maps_decay_not_biases_nor_scales(tmp_path):
     training = run(
-        tmp_path, epochs=1, optimizer=partial(torch.optim.SGD, lr=1e-5, weight_decay=0.5), beta=Constant(0.0)
+        tmp_path,
+        epochs=1,
+        optimizer=partial(torch.optim.SGD, lr=1e-5, weight_decay=0.5),
+        beta=Constant(0.0),
+        vae=resnet((1, 28, 28)),
     )
+    scales = {p for part in training.vae.modules() if isinstance(part, torch.nn.GroupNorm) for p in part.parameters()}
+    assert scales
     decay = {id(p): group["weight_decay"] for group in training.optimizers().param_groups for p in group["params"]}
     for name, p in training.vae.named_parameters():
         if p.requires_grad:
-            assert decay[id(p)] == (0.5 if name.endswith("weight") else 0.0), name
+            assert decay[id(p)] == (0.5 if name.endswith("weight") and p not in scales else 0.0), name
+
+
+class Normalised(Encoder):
+    """An encoder whose weights are not all there is to it: BatchNorm keeps running statistics."""
+
+    def __init__(self, shape):
+        super().__init__()
+        self.net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 16), torch.nn.BatchNorm1d(16))
+        self.features = [(16,)]
+
+    def forward(self, x):
+        return [self.net(x)]
+
+
+def normalised():
+    decoder = partial(MLPDecoder, widths=(16,))
+    return flat((1, 28, 28), 4, Normalised, decoder, Gaussian, StandardNormal, Bernoulli)
+
+
+def statistics(training):
+    norm = training.vae.encoder.net[2]
+    return torch.cat([norm.running_mean, norm.running_var, norm.num_batches_tracked[None]])
+
+
+def test_only_updates_of_training_move_running_statistics(tmp_path):
+    training = run(tmp_path, epochs=1, vae=normalised())
+    assert training.vae.encoder.net[2].num_batches_tracked == 13
+    before = statistics(training)
+    training.trainer.test(training, datamodule=training.data, verbose=False)
+    latent_shapes(training.vae, training.data)
+    assert torch.equal(statistics(training), before)
+    assert training.vae.training
+
+
+def test_a_moving_average_takes_running_statistics_with_it(tmp_path):
+    training = run(tmp_path, epochs=1, vae=normalised(), callbacks=[EMA(decay=0.9)])
+    assert training.vae.encoder.net[2].num_batches_tracked == 13 and statistics(training).isfinite().all()
 
 
 @pytest.mark.slow

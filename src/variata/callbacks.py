@@ -5,13 +5,14 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar, WeightAveraging
 from lightning.pytorch.loggers import WandbLogger
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
 
 from variata.core import VAE
 from variata.data.module import ImageDataModule
@@ -148,9 +149,11 @@ class Best(ModelCheckpoint):
 
 
 class EMA(WeightAveraging):
-    r"""Exponential moving average of the weights, \(a \leftarrow d^n a + (1 - d^n) w\) after n updates.
+    r"""Exponential moving average of the weights, \(a \leftarrow d a + (1 - d) w\) after each update.
 
-    Validation, checkpoints and everything after training see the average (Yazici et al. 2019, arXiv:1806.04498).
+    Validation, checkpoints and everything after training see the average (Yazici et al. 2019, arXiv:1806.04498). It
+    begins with the weights after the first update, and follows the optimizer, not Lightning's hook, a call of which
+    may take several updates.
 
     Args:
         decay: d, per optimizer update.
@@ -160,14 +163,25 @@ class EMA(WeightAveraging):
         if not 0 <= decay < 1:
             raise ValueError(f"callbacks.ema.decay is at least 0 and less than 1, got {decay}.")
         super().__init__(use_buffers=True, multi_avg_fn=self._average)
-        self.decay, self.updates = decay, 1
+        self.decay = decay
 
-    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
-        self.updates = trainer.global_step - max(0, self._latest_update_step)  # one call may hold several updates
-        super().on_train_batch_end(trainer, *args, **kwargs)
+    def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
+        return False  # when Lightning asks
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Training) -> None:
+        average = cast(AveragedModel, self._average_model)
+        (optimizer,) = trainer.optimizers
+        self.following = optimizer.register_step_post_hook(lambda *_: average.update_parameters(pl_module))
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: Training) -> None:
+        self.following.remove()
+        super().on_train_end(trainer, pl_module)
 
     def _average(self, averages: Params, weights: Params, count: Tensor | int) -> None:
-        torch._foreach_lerp_(averages, weights, 1 - self.decay**self.updates)
+        if averages[0].is_floating_point():
+            torch._foreach_lerp_(averages, weights, 1 - self.decay)
+        else:
+            torch._foreach_copy_(averages, weights)  # counters of buffers
 
 
 class Pictures(Callback):

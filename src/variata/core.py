@@ -11,7 +11,8 @@ Kingma & Welling 2013, https://arxiv.org/abs/1312.6114; Sønderby et al. 2016, h
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -176,6 +177,18 @@ class VAE(nn.Module):
 
     def _root(self, n: int) -> Tensor:
         return self.root.expand(n, *self.root.shape)
+
+
+@contextmanager
+def judging(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode for a while: a pass then leaves no mark, as on the running statistics of a normalisation."""
+    training = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in training.items():
+            part.training = mode
 
 
 def draw(q: Distribution) -> tuple[Tensor, Tensor]:

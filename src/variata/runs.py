@@ -20,6 +20,8 @@ from variata.errors import ConfigError, RunError
 
 Config = dict[str, Any]
 
+LOW_ESS = 10  # median effective sample size of an NLL, below which it is marked: few samples have all the weight
+
 SECRET = re.compile(  # the end of a key and what follows it
     r"(?<![a-z])((auth|access|api)?token|secrets?|passw(or)?ds?|passphrase|credentials?|(api|access|auth|private|secret)_?keys?)"
     r"['\"]?\s*[=:]",
@@ -143,7 +145,8 @@ def test_results(metrics: dict[str, float], samples: int, pixels: int, kind: str
 
     bits/dim = NLL / (pixels ln 2); for 8-bit data, whose values are scaled to [0, 1), 8 bits more.
     """
-    names = ("elbo", "rate", "distortion", "active_units", "nll", "nll_stderr", "images")
+    bound, nll = ("elbo", "elbo_stderr", "rate", "distortion", "active_units"), ("nll_stderr", "nll_ess", "nll_ess_5")
+    names = (*bound, "nll", *nll, "images")
     results: dict[str, Any] = {f"test/{name}": round(metrics[f"test/{name}"], 6) for name in names}
     results |= {name: int(results[name]) for name in ("test/active_units", "test/images")}
     bits = results["test/nll"] / (pixels * math.log(2)) + (8 if kind == "8-bit" else 0)

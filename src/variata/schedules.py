@@ -115,8 +115,22 @@ class Cyclical(Schedule):
         return self.value * min(1.0, position / self.ramp)
 
 
+class Warmup(Schedule):
+    """A straight line that ends at 1: update s of n takes (s + 1) / (n + 1), so that the first one is not lost.
+
+    Args:
+        over: Span of the warm-up.
+    """
+
+    def __init__(self, over: Span = 0.05) -> None:
+        self.over = checked(over)
+
+    def __call__(self, progress: Progress) -> float:
+        return min(1.0, (progress.step + 1) / (progress.updates(self.over) + 1))
+
+
 class CosineDecay(Schedule):
-    """A linear warm-up to 1, then half a cosine wave down (Loshchilov & Hutter 2017, https://arxiv.org/abs/1608.03983).
+    """`Warmup`, then half a cosine wave down (Loshchilov & Hutter 2017, https://arxiv.org/abs/1608.03983).
 
     Args:
         warmup: Span of the warm-up.
@@ -124,12 +138,12 @@ class CosineDecay(Schedule):
     """
 
     def __init__(self, warmup: Span = 0.01, final: float = 0.0) -> None:
-        self.warmup, self.final = checked(warmup), final
+        self.warmup, self.final = Warmup(warmup), final
 
     def __call__(self, progress: Progress) -> float:
-        start = progress.updates(self.warmup)
+        start = progress.updates(self.warmup.over)
         if progress.step < start:
-            return progress.step / start
+            return self.warmup(progress)
         t = (progress.step - start) / max(1, progress.total - start)
         return self.final + (1 - self.final) * (1 + math.cos(math.pi * min(1.0, t))) / 2
 

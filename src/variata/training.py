@@ -15,11 +15,11 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
 from torch.optim import Optimizer
 
-from variata.core import VAE
+from variata.core import VAE, judging
 from variata.data.module import ImageDataModule
 from variata.errors import Diverged
 from variata.metrics.bound import Bound
-from variata.metrics.importance import MeanNLL, log_likelihood
+from variata.metrics.importance import MeanNLL, importance_weighted
 from variata.objectives import Objective, Terms
 from variata.schedules import Progress, Schedule
 
@@ -175,9 +175,10 @@ class Training(pl.LightningModule):
 
     def configure_optimizers(self) -> Optimizer:
         trained = {name: p for name, p in self.vae.named_parameters() if p.requires_grad}
-        weights = [p for name, p in trained.items() if name.endswith("weight")]
-        others = [p for name, p in trained.items() if not name.endswith("weight")]  # biases, scales, means: not decayed
-        groups: list[dict[str, Any]] = [{"params": weights}, {"params": others, "weight_decay": 0.0}]
+        # of maps from many units to many; not biases, means, and scales, which a normalisation calls weight too
+        decayed = {name: p for name, p in trained.items() if name.endswith("weight") and p.ndim > 1}
+        others = [p for name, p in trained.items() if name not in decayed]
+        groups: list[dict[str, Any]] = [{"params": [*decayed.values()]}, {"params": others, "weight_decay": 0.0}]
         optimizer = self.make_optimizer([group for group in groups if group["params"]])
         for group in optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
@@ -185,7 +186,7 @@ class Training(pl.LightningModule):
         return optimizer
 
     def setup(self, stage: str) -> None:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), judging(self.vae):
             x = torch.zeros(2, *self.data.shape, device=self.vae.root.device)
             trace = self.vae(x)
             for latent in trace.latents:
@@ -236,7 +237,7 @@ class Training(pl.LightningModule):
         x = self.data.prepare(batch, "test")
         with torch.autocast(self.device.type, enabled=False):  # figures to publish, whatever training computed with
             self.bound.update(self.vae(x))
-            self.nll.update(log_likelihood(self.vae, x, self.samples, self.rows))
+            self.nll.update(importance_weighted(self.vae, x, self.samples, self.rows))
 
     def on_test_epoch_end(self) -> None:
         self._log_bound("test")

@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from variata.core import VAE
+from variata import runs
+from variata.core import VAE, judging
 from variata.data.module import ImageDataModule
 from variata.training import total_updates
 
@@ -47,11 +48,12 @@ def results_table(folder: Path, results: dict[str, Any]) -> None:
     rows = {"status": results["status"]}
     if "test/nll" in results:
         rows |= {
-            "test NLL": f"{results['test/nll']:.2f} ± {results['test/nll_stderr']:.2f} nats per image "
+            "test NLL": f"at most {results['test/nll']:.2f} ± {results['test/nll_stderr']:.2f} nats per image "
             f"({results['test/nll_samples']:,} samples, {results['test/images']:,} images)",
-            "test ELBO": f"{results['test/elbo']:.2f} = -(rate {results['test/rate']:.2f} + "
-            f"distortion {results['test/distortion']:.2f})",
-            "bits per dim": f"{results['test/bits_per_dim']:.4f}",
+            "effective samples": effective(results),
+            "test ELBO": f"{results['test/elbo']:.2f} ± {results['test/elbo_stderr']:.2f} = -(rate "
+            f"{results['test/rate']:.2f} + distortion {results['test/distortion']:.2f})",
+            "bits per dim": f"at most {results['test/bits_per_dim']:.4f}",
             "active units": str(results["test/active_units"]),
         }
     if "quality/psnr" in results:
@@ -61,6 +63,14 @@ def results_table(folder: Path, results: dict[str, Any]) -> None:
         f"{results['train/images_per_second']:,.0f} images/s"
     )
     show("results", rows, [folder, *sorted((folder / "images").glob("*.png"))])
+
+
+def effective(results: dict[str, Any]) -> str:
+    """How many samples the NLL rests on, and what to do where they are few."""
+    median, low = results["test/nll_ess"], results["test/nll_ess_5"]
+    words = f"{median:.1f} of {results['test/nll_samples']:,} in the median image, less than {low:.1f} in 5%"
+    few = "; so few that the NLL is well above the true one: raise evaluate.samples" if median < runs.LOW_ESS else ""
+    return words + few
 
 
 def quality_rows(results: dict[str, Any]) -> dict[str, str]:
@@ -96,5 +106,5 @@ def parameters(module: nn.Module) -> int:
 
 def latent_shapes(vae: VAE, data: ImageDataModule) -> list[tuple[int, ...]]:
     """Shape of each rung's z, top first."""
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), judging(vae):
         return [tuple(latent.z.shape[1:]) for latent in vae.encode(torch.zeros(1, *data.shape))]

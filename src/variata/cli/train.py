@@ -168,10 +168,11 @@ class Run:
         if self.pruning and self.pruning.pruned:
             self.results["status"] = "pruned"
             return
+        self.training.eval()  # the pictures too are of the weights as they are saved
         if self.config["trainer"]["limit_test_batches"]:
             self._judge()
         if self.config["evaluate"].get("quality") and self.trainer.is_global_zero:
-            vae = self.vae.to(self.trainer.strategy.root_device).eval()
+            vae = self.vae.to(self.trainer.strategy.root_device)
             self.results |= judge(vae, self.data, self.config)
         for pictures in self.pictures:
             pictures.draw(self.trainer, self.training)

@@ -11,6 +11,11 @@ from variata.core import Size, Trace
 ACTIVE = 0.01  # Var_x E_q[z_j | x] above which unit j is active (Burda et al. 2015, https://arxiv.org/abs/1509.00519)
 
 
+def standard_error(mean: Tensor, square: Tensor, n: Tensor) -> Tensor:
+    r"""\(\sqrt{s^2 / n}\), of the mean of n values with that mean and mean square, s^2 unbiased; 0 for a single one."""
+    return ((square - mean.square()).clamp(min=0) / (n - 1).clamp(min=1)).sqrt()
+
+
 class Bound(Metric):
     r"""Mean ELBO, rate and distortion at beta = 1, KL per rung and latent dimension, and active units.
 
@@ -22,6 +27,7 @@ class Bound(Metric):
 
     full_state_update = False
     images: Tensor
+    elbo_square: Tensor
     distortion: Tensor
     rates: Tensor
 
@@ -29,6 +35,7 @@ class Bound(Metric):
         super().__init__()
         self.events = [torch.Size(event) for event in events]
         self._zeros("images")
+        self._zeros("elbo_square")
         self._zeros("distortion")
         self._zeros("rates", len(self.events))
         for i, event in enumerate(self.events):
@@ -39,20 +46,24 @@ class Bound(Metric):
         """Add the images of a trace."""
         k = trace.samples
         self.images += trace.x.shape[0]
-        self.distortion -= trace.log_px.double().sum() / k
-        self.rates += trace.kl.double().sum((1, 2)) / k
+        log_px, kl = trace.log_px.double(), trace.kl.double()  # [K, B], [L, K, B]
+        self.distortion -= log_px.sum() / k
+        self.rates += kl.sum((1, 2)) / k
+        self.elbo_square += (log_px - kl.sum(0)).mean(0).square().sum()
         for i, latent in enumerate(trace.latents):
             mean = latent.q.mean.double()
             self._add(f"mean_{i}", mean.sum(0) / k)
             self._add(f"square_{i}", mean.square().sum(0) / k)
-            if (kl := latent.kl_per_dim) is not None:
-                self._add(f"kl_{i}", kl.double().sum(0) / k)
+            if (per_dim := latent.kl_per_dim) is not None:
+                self._add(f"kl_{i}", per_dim.double().sum(0) / k)
 
     def compute(self) -> dict[str, Tensor]:
-        """`elbo, rate, distortion, active_units` and `kl_rung_<l>`, scalars in nats per image."""
+        """`elbo, elbo_stderr, rate, distortion, active_units` and `kl_rung_<l>`, scalars in nats per image."""
         distortion, rates = self.distortion / self.images, self.rates / self.images
+        elbo = -distortion - rates.sum()
         return {
-            "elbo": -distortion - rates.sum(),
+            "elbo": elbo,
+            "elbo_stderr": standard_error(elbo, self.elbo_square / self.images, self.images),
             "rate": rates.sum(),
             "distortion": distortion,
             "active_units": torch.stack([self.active(i).sum() for i in range(len(self.events))]).sum().double(),
