@@ -24,7 +24,7 @@ from variata.cli import compare as command
 from variata.cli import ls
 from variata.compare import figures, keys, page, pictures, tables
 from variata.compare.comparison import compare
-from variata.compare.config import flat, order, printable
+from variata.compare.config import brief, flat, order, printable, text
 from variata.compare.groups import grouped
 from variata.compare.importance import importance
 from variata.compare.metrics import METRICS
@@ -121,6 +121,30 @@ def test_a_configuration_has_one_level_and_says_everything_once():
         *(("prior", "B"), ("logger", None)),
     ]
     assert sorted(["10", "2", "1e-05", "word 10", "word 9"], key=order) == ["1e-05", "2", "10", "word 9", "word 10"]
+
+
+@pytest.mark.parametrize("seeds", [(12345678, 12345679), (12345678.0, 12345679.0), (10**20, 10**20 + 1)])
+def test_whole_numbers_keep_their_digits(tmp_path, monkeypatch, capsys, seeds):
+    assert len({brief(str(seed)) for seed in seeds}) == len({text(seed) for seed in seeds}) == 2
+    assert brief("0.00123456789") == "0.001235" and text(0.1 + 0.2) == "0.3" and text(1e300) == "1e+300"
+    for seed in seeds:
+        make_run(tmp_path / str(seed), f"seed={seed}", seed=seed)
+    (group,) = compare(read_below([tmp_path])).groups
+    assert len(group.judged) == 2
+    _, out, _ = answer(monkeypatch, capsys, ls, tmp_path)
+    assert all(f"seed={seed} " in out for seed in seeds)
+
+
+def test_a_number_no_float_can_hold_is_a_word(tmp_path):
+    for i in range(8):
+        make_run(tmp_path / str(i), optimizer__lr=10**400 + i, results={"val/elbo": -1.0 - i})
+    assert compare(read_below([tmp_path])).importance is not None
+
+
+def test_figures_of_hundreds_of_digits_are_written_short(tmp_path, monkeypatch, capsys):
+    make_run(tmp_path / "run", results={"test/nll": 1.5e300, "val/elbo": -1234.5})
+    _, out, _ = answer(monkeypatch, capsys, ls, tmp_path)
+    assert "1.5e+300" in out and "-1,234.50" in out and "0000" not in out
 
 
 def test_runs_are_grouped_by_what_differs_but_not_by_seed_and_place(tmp_path):

@@ -7,6 +7,7 @@ from variata.compare.config import printable
 from variata.compare.read import Run
 
 NATS = "nats per image"
+LARGE = 1e9  # from here on figures are written with an exponent
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class Metric:
     digits: int = 2
 
     def text(self, value: float) -> str:
-        return f"{value:,.{self.digits}f}"
+        """The figure as it is written; one of a run that diverged may have hundreds of digits."""
+        return f"{value:,.{self.digits}f}" if abs(value) < LARGE else f"{value:.4g}"
 
 
 METRICS = {
