@@ -205,6 +205,21 @@ def test_without_a_test_the_validations_best_elbo_ranks(tmp_path):
     assert second.figure("val/elbo") == -38.0  # what results.json says goes before
 
 
+def test_a_figure_of_nought_is_a_figure(tmp_path):
+    for i, nll in enumerate((0.0, 5.0)):
+        figure = {"test/nll": nll, "val/elbo": -nll, "train/seconds": 0.0, "test/rate": 0.0, "test/distortion": nll}
+        run = make_run(tmp_path / str(i), seed=i, results=figure)
+        (run / "images").mkdir()
+        Image.new("L", (8, 8)).save(run / "images" / "samples.png")
+    comparison = compare(read_below([tmp_path]))
+    (group,) = comparison.groups
+    for metric in ("test/nll", "val/elbo"):
+        assert pictures.pictured(group, METRICS[metric]).path.name == "0"
+    assert group.summary(METRICS["train/minutes"]).mean == 0
+    diamond = next(trace for trace in figures.trade_off(comparison)["data"] if "error_x" in trace)
+    assert diamond["error_x"]["array"] == [0.0]
+
+
 def test_one_seed_has_no_interval(tmp_path):
     sweep(tmp_path, seeds=(1,))
     comparison = compare(read_below([tmp_path]))
@@ -281,6 +296,12 @@ BREAKAGES = {
         "metrics.csv",
         b"step,val/elbo,val/rate,val/distortion\n1,-2,1\n",
         "metrics.csv is damaged at line 2",
+    ),
+    "metrics without a step": ("metrics.csv", b"step,val/elbo,val/rate,val/distortion\n,-2,1,1\n", "damaged at line 2"),
+    "metrics of an endless step": (
+        "metrics.csv",
+        b"step,val/elbo,val/rate,val/distortion\n1,-2,1,1\ninf,-2,1,1\n",
+        "damaged at line 3: step='inf' is no number of updates",
     ),
     "metrics with words": ("metrics.csv", b"step,val/elbo,val/rate,val/distortion\n1,a,1,1\n", "damaged at line 2"),
     "config garbage": ("config.yaml", os.urandom(300) + b"\xff", "config.yaml is no text"),

@@ -144,7 +144,7 @@ def _mean(group: Group, colour: str, points: Sequence[tuple[Run, float, float]])
         **_group(group, colour, legend=True),
         **{"mode": "markers", "x": [rate.mean], "y": [distortion.mean], "text": [f"{named(group.label)}, mean"]},
         "marker": {"color": colour, "size": 11, "symbol": "diamond", "line": {"width": 1, "color": "white"}},
-        **{f"error_{axis}": _bar(s.half, colour) for axis, s in (("x", rate), ("y", distortion)) if s.half},
+        **{f"error_{axis}": _bar(s.half, colour) for axis, s in (("x", rate), ("y", distortion)) if s.half is not None},
         "hovertemplate": "%{text}<br>rate %{x:.2f}, distortion %{y:.2f}<extra></extra>",
     }
 

@@ -229,16 +229,24 @@ def _validations(rows: Iterator[list[str]], header: list[str]) -> list[tuple[flo
         if len(row) != len(header):
             raise ValueError(f"{len(row)} values for {len(header)} columns")
         if row[places[1]]:
-            curve.append(tuple(float(row[place] or "nan") for place in places))
+            curve.append(_point([row[place] for place in places]))
     return [point for point in curve if math.isfinite(point[1])]
+
+
+def _point(words: list[str]) -> tuple[float, ...]:
+    """A validation; rate or distortion may be missing, the update it was made at may not."""
+    point = tuple(float(word or "nan") for word in words)
+    if not math.isfinite(point[0]):
+        raise ValueError(f"step={words[0]!r} is no number of updates")
+    return point
 
 
 def completed(results: dict[str, Any], curve: list[tuple[float, ...]]) -> dict[str, Any]:
     """Results with what follows from others: figures at the best validation, minutes; NaN is None."""
     best = max(curve, key=lambda point: point[1], default=())
     seconds = results.get("train/seconds")
-    added = dict(zip(CURVE[1:], best[1:], strict=False)) | ({"train/minutes": seconds / 60} if seconds else {})
-    every = {**added, **results}
+    minutes = {} if seconds is None else {"train/minutes": seconds / 60}
+    every = {**dict(zip(CURVE[1:], best[1:], strict=False)), **minutes, **results}
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in every.items()}
 
 
@@ -248,7 +256,7 @@ def status(folder: Path, results: dict[str, Any], config: Flat) -> str:
     A run that trains writes checkpoints/last.ckpt every `checkpoint_every` seconds, and metrics.csv between. One that
     was resumed has written config.yaml after results.json.
     """
-    written = {name: stamp for name in (*SIGNS, "results.json") if (stamp := modified(folder / name))}
+    written = {name: stamp for name in (*SIGNS, "results.json") if (stamp := modified(folder / name)) is not None}
     patience = max(QUIET, 5 * (number(config.get("checkpoint_every")) or 0))
     lives = time.time() - max((written[name] for name in SIGNS if name in written), default=0) < patience
     resumed = written.get("config.yaml", 0) > written.get("results.json", 0) + 2
