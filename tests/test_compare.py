@@ -29,7 +29,7 @@ from variata.compare.groups import grouped
 from variata.compare.importance import importance
 from variata.compare.metrics import METRICS
 from variata.compare.read import LOADER, QUIET, read, read_below
-from variata.compare.statistics import pareto, ranks, summarise
+from variata.compare.statistics import pareto, ranks, summarise, welch
 
 CONFIG = yaml.load((ROOT / "tests" / "run.yaml").read_text(), LOADER)  # as a run writes it
 PROTOCOL = {"data/protocol": "digits", "test/images": 200, "test/nll_samples": 5}
@@ -58,6 +58,7 @@ def sweep(root, betas=(0.5, 1, 2), seeds=(1, 2, 3), noise=0.1, **more):
     for i, (beta, seed) in enumerate(itertools.product(betas, seeds)):
         nll = 80 + 3 * beta + noise * np.sin(12.9 * seed + 7.1 * beta)
         figure = {
+            "val/elbo": -nll - 4,
             "test/nll": nll,
             "test/elbo": -nll - 3,
             "test/rate": 20 / beta,
@@ -86,10 +87,90 @@ def test_the_interval_is_students():
     assert summarise([4.0]).half is None
 
 
-def test_intervals_overlap_where_a_point_is_in_both():
-    one, two = summarise([0.0, 1.0, 2.0]), summarise([4.0, 5.0, 6.0])
-    assert one.overlaps(two) and not one.overlaps(summarise([9.0, 10.0, 11.0]))
-    assert one.overlaps(summarise([1.0])) is None
+def test_the_interval_of_a_difference_is_welchs():
+    rng = np.random.default_rng(0)
+    for n, m, scale in ((2, 2, 1.0), (3, 8, 0.01), (5, 4, 20.0)):
+        one, two = rng.normal(-80, 2, n), rng.normal(-81, 2 * scale, m)
+        oracle = scipy.stats.ttest_ind(one, two, equal_var=False).confidence_interval(0.95)
+        found = welch(list(one), list(two))
+        assert (found.mean - found.half, found.mean + found.half) == pytest.approx(tuple(oracle))
+    assert welch([1.0], [2.0, 3.0]).half is None and welch([1.0, 1.0], [3.0, 3.0]).half == 0
+
+
+def figures_by_seed(root, figures, name="test/nll"):
+    """Runs of which group beta has the figures {seed: value}."""
+    for beta, seeded in figures.items():
+        for seed, value in seeded.items():
+            results = {name: value, "val/elbo": -value} if name == "test/nll" else {name: value}
+            make_run(root / f"{beta}-{seed}", f"beta.value={beta}", beta__value=beta, seed=seed, results=results)
+    return root
+
+
+@pytest.mark.parametrize("by", ["val/elbo", "test/nll"])
+def test_a_group_is_behind_the_best_by_an_interval_over_common_seeds(tmp_path, by):
+    rng = np.random.default_rng(0)
+    level = {seed: rng.normal(90, 5) for seed in range(1, 6)}  # what a seed does to every group
+    gaps = {1: 0.0, 2: 1.0, 4: 8.0}
+    figures = {beta: {seed: level[seed] + gap + rng.normal(0, 0.3) for seed in level} for beta, gap in gaps.items()}
+    figures[4] = {seed + 10: value for seed, value in figures[4].items()} | {1: 93.0}  # one seed in common
+    comparison = compare(read_below([figures_by_seed(tmp_path, figures)]), by=by)
+    best, second, third = comparison.groups
+    assert [g.values("beta.value") for g in comparison.groups] == ["1", "2", "4"] and comparison.behind(best) is None
+    first, other = ([figures[beta][seed] for seed in level] for beta in (1, 2))
+    oracle = scipy.stats.ttest_rel(other, first).confidence_interval(0.95)
+    found = comparison.behind(second)
+    assert found.interval == pytest.approx(tuple(oracle)) and found.pairs == 5 and not found.open
+    assert found.gap == pytest.approx(np.mean(other) - np.mean(first))
+    assert scipy.stats.ttest_ind(other, first, equal_var=False).pvalue > 0.05  # which pairs tell apart all the same
+    welchs = scipy.stats.ttest_ind(list(figures[4].values()), first, equal_var=False).confidence_interval(0.95)
+    found = comparison.behind(third)
+    assert found.interval == pytest.approx(tuple(welchs)) and found.pairs == 0
+    cells = [row[3].text for row in tables.results(comparison).rows]
+    assert cells[0] == "–" and re.fullmatch(r"[\d.]+ \[[-\d.]+, [-\d.]+\]p", cells[1]) and cells[2].endswith("]w")
+    assert "over 5 pairs of equal seed), leaves out 0" in tables.headline(comparison)
+
+
+def test_runs_are_paired_by_all_that_differs_within_their_groups(tmp_path):
+    figures = {
+        (beta, lr, seed): 90 + beta + 50 * lr + 3 * seed + 0.1 * beta * seed
+        for beta in (1, 2)
+        for lr in (0.1, 0.2)
+        for seed in (1, 2)
+    }
+    for (beta, lr, seed), value in figures.items():
+        asked = (f"beta.value={beta}", f"optimizer.lr={lr}")
+        changed = {"beta__value": beta, "optimizer__lr": lr, "seed": seed, "results": {"val/elbo": -value}}
+        make_run(tmp_path / f"{beta}-{lr}-{seed}", *asked, **changed)
+    comparison = compare(read_below([tmp_path]), group_by=["beta.value"])
+    one, two = ([value for (beta, *_), value in figures.items() if beta == which] for which in (1, 2))
+    oracle = scipy.stats.ttest_rel(two, one).confidence_interval(0.95)
+    found = comparison.behind(comparison.groups[1])
+    assert found.pairs == 4 and found.interval == pytest.approx(tuple(oracle))
+
+
+def test_the_headline_says_what_a_difference_is_worth(tmp_path):
+    def said(name, figures):
+        return tables.headline(compare(read_below([figures_by_seed(tmp_path / name, figures, "val/elbo")])))
+
+    assert "there is no interval, which takes two runs of each" in said("one", {1: {1: -90.0}, 2: {1: -91.0}})
+    assert "(Welch), holds 0, so either may be better" in said("w", {1: {1: -90.0, 2: -80.0}, 2: {3: -91.0, 4: -81.0}})
+    assert "2 pairs of equal seed), leaves out 0" in said("p", {1: {1: -90.0, 2: -80.0}, 2: {1: -91.0, 2: -81.01}})
+
+
+def test_validation_chooses_and_a_choice_by_the_test_is_cautioned(tmp_path):
+    for beta, (elbo, nll) in {1: (-80.0, 95.0), 2: (-81.0, 70.0)}.items():
+        for seed in (1, 2):
+            figure = {"val/elbo": elbo, "test/nll": nll}
+            make_run(tmp_path / f"{beta}-{seed}", f"beta.value={beta}", beta__value=beta, seed=seed, results=figure)
+    found = read_below([tmp_path])
+    chosen, cautioned = compare(found), compare(found, by="test/nll")
+    assert chosen.by.name == "val/elbo" and chosen.groups[0].values("beta.value") == "1" and not chosen.warnings
+    assert "Ranked by val/elbo, higher is better. The validation images choose" in tables.results(chosen).caption
+    assert cautioned.groups[0].values("beta.value") == "2" and "validation" not in tables.results(cautioned).caption
+    assert len(cautioned.warnings) == 1 and "The test images chose the order" in tables.markdown(cautioned)
+    make_run(tmp_path / "unvalidated" / "run", curve=(), results={"test/nll": 1.0})
+    alone = compare(read_below([tmp_path / "unvalidated"]))
+    assert "Nothing to rank by val/elbo" in tables.headline(alone) and "--by test/nll" in tables.headline(alone)
 
 
 def test_the_front_has_the_points_no_other_beats():
@@ -185,7 +266,7 @@ def test_groups_are_ranked_by_the_metric_and_unfinished_runs_only_counted(tmp_pa
     sweep(tmp_path / "sweep")
     for status in ("failed", "interrupted", "pruned"):
         make_run(tmp_path / status, status=status, beta__value=2, results={"test/nll": 1.0, "val/elbo": -1.0})
-    comparison = compare(read_below([tmp_path]))
+    comparison = compare(read_below([tmp_path]), by="test/nll")
     assert comparison.by.name == "test/nll" and list(comparison.ranks.values()) == [1, 2, 3]
     assert [group.label for group in comparison.groups] == ["beta.value=0.5", "beta.value=1", "beta.value=2"]
     worst = comparison.groups[-1]
@@ -195,7 +276,7 @@ def test_groups_are_ranked_by_the_metric_and_unfinished_runs_only_counted(tmp_pa
     assert by_rate.groups[0].label == "beta.value=2"
 
 
-def test_without_a_test_the_validations_best_elbo_ranks(tmp_path):
+def test_the_best_validation_is_taken_from_the_curve_where_results_do_not_say(tmp_path):
     make_run(tmp_path / "a", seed=1, curve=[(10, -50.0), (20, -40.0), (30, -45.0)])
     make_run(tmp_path / "b", seed=2, results={"test/nll": 39.0, "val/elbo": -38.0})
     comparison = compare(read_below([tmp_path]))
@@ -249,7 +330,7 @@ def test_runs_judged_differently_are_not_ranked(tmp_path, name, other, spoiled):
     make_run(tmp_path / "a", beta__value=1, results={"test/nll": 80.0})
     made = {"test/nll": 70.0, **other.pop("results", {})}
     make_run(tmp_path / "b", beta__value=2, results=made, **other)
-    comparison = compare(read_below([tmp_path]))
+    comparison = compare(read_below([tmp_path]), by="test/nll")
     assert bool(comparison.ranks) is not spoiled
     assert any(warning.startswith(f"{name} differs") for warning in comparison.warnings) is spoiled
     together = compare(read_below([tmp_path]), group_by=["objective"])
@@ -273,7 +354,7 @@ def test_importance_finds_the_keys_that_matter(tmp_path):
         changed = {"objective": {"_target_": f"variata.objectives.{objective}"}, "optimizer__lr": float(lr)}
         asked = (f"beta.value={beta}", f"objective={objective}", f"optimizer.lr={lr}")
         make_run(tmp_path / str(i), *asked, seed=i, beta__value=float(beta), results={"test/nll": nll}, **changed)
-    found = compare(read_below([tmp_path])).importance
+    found = compare(read_below([tmp_path]), by="test/nll").importance
     assert list(found.shares)[:2] == ["objective", "beta.value"] and found.runs == 48
     parts = {"objective": 9.0, "beta.value": 3.0}  # variances 6^2 / 4 and 3^2 4 / 12
     for key, part in parts.items():
@@ -386,7 +467,7 @@ def test_the_csv_has_a_row_per_run_and_markdown_the_same_tables(tmp_path, monkey
         run.figure("test/nll") for run in read_below([tmp_path / "runs"]).runs if run.finished
     }
     text = (tmp_path / "r.md").read_text()
-    assert "| group | configuration | n | val ELBO | test NLL |" in text and r"loss \| \<b\>nan\</b\>" in text
+    assert "| group | configuration | n | behind | val ELBO | test NLL |" in text and r"loss \| \<b\>nan\</b\>" in text
     (first,) = re.findall(r"\| 1 \| beta.value=0.5 \| 3 \|.*", text)
     assert f"{read_mean(rows, '0.5'):.2f} ± " in first
     assert not list(tmp_path.glob("*.tmp"))
@@ -516,7 +597,7 @@ def test_a_browser_draws_the_page_without_an_error_and_without_a_network(tmp_pat
         make_runs.write_run(folder / str(i), {**make_runs.composed(asked), "seed": seed}, [*asked, f"seed={seed}"])
     html = page.page(compare(read_below([folder])), "variata compare runs")
     assert not re.findall(r'(?:src|href)\s*=\s*"?(?!data:)\w', html.replace(page.plotly(), ""))
-    pressed = "document.querySelectorAll('table.sortable th button')[3].click();"  # val ELBO, ascending
+    pressed = "document.querySelectorAll('table.sortable th button')[4].click();"  # val ELBO, ascending
     broken = "new Image().src = 'http://127.0.0.1:9/x.png'; undefined_function();"
     for name, script in (("good", pressed), ("bad", broken)):
         (tmp_path / f"{name}.html").write_text(html.replace("</body>", f"<script>{script}</script></body>"))
