@@ -130,6 +130,34 @@ def test_a_group_is_behind_the_best_by_an_interval_over_common_seeds(tmp_path, b
     assert "over 5 pairs of equal seed), leaves out 0" in tables.headline(comparison)
 
 
+def devices_run(folder, devices, per_device=None, batch=64, **more):
+    asked = [f"trainer.devices={devices}", *([f"data.batch_size_per_device={per_device}"] if per_device else [])]
+    sizes = {"data__batch_size": batch, "data__batch_size_per_device": per_device, "trainer__devices": devices}
+    return make_run(folder, *asked, **sizes, **more)
+
+
+def test_devices_tell_runs_apart_where_they_change_the_batch(tmp_path):
+    for seed in (1, 2):
+        devices_run(tmp_path / f"one-{seed}", 1, per_device=64, seed=seed)
+        devices_run(tmp_path / f"four-{seed}", 4, per_device=64, seed=seed)
+        devices_run(tmp_path / f"all-{seed}", -1, per_device=64, seed=seed, results={"train/batch_size": 128})
+        devices_run(tmp_path / f"untold-{seed}", "auto", per_device=64, seed=seed)
+    comparison = compare(read_below([tmp_path]))
+    assert sorted(group.label for group in comparison.groups) == [
+        *("batch_size=128", "batch_size=256", "batch_size=64", "batch_size=64 on each of auto"),
+    ]
+    assert all(len(group.judged) == 2 for group in comparison.groups) and comparison.warnings == []
+
+
+def test_devices_that_share_a_batch_are_no_other_experiment(tmp_path):
+    devices_run(tmp_path / "one", 1, batch=256, seed=1)
+    devices_run(tmp_path / "two", 2, batch=256, seed=2)
+    devices_run(tmp_path / "each", [0, 1, 2, 3], per_device=64, seed=3)  # an update of 256 images too
+    devices_run(tmp_path / "again", 4, batch=256, seed=1)  # the same first weights and order of data
+    (group,) = compare(read_below([tmp_path])).groups
+    assert len(group.judged) == 3 and len(group.repeats) == 1
+
+
 def test_runs_are_paired_by_all_that_differs_within_their_groups(tmp_path):
     figures = {
         (beta, lr, seed): 90 + beta + 50 * lr + 3 * seed + 0.1 * beta * seed

@@ -141,9 +141,27 @@ def read(folder: Path) -> Run:
     """
     config, results = read_config(folder), read_results(folder)
     curve = read_curve(folder / "metrics.csv")
+    config = with_batch(config, results)
     overrides = tuple(map(printable, read_text(folder / "overrides.txt").splitlines()))
     ended, figures = status(folder, results, config), completed(results, curve)
     return Run(folder, config, overrides, figures, curve, ended, began(folder))
+
+
+def with_batch(config: Flat, results: dict[str, Any]) -> Flat:
+    """The configuration with the images of an update, over all devices, as `data.batch_size`.
+
+    Given per device, they grow with the devices. How many `auto` or -1 were only the run knows: where it does not say,
+    what was asked for is the value.
+    """
+    per_device, devices = config.get("data.batch_size_per_device"), config.get("trainer.devices")
+    if per_device is None:
+        return config
+    batch = results.get("train/batch_size")
+    if batch is None:
+        count, nodes = len(devices) if isinstance(devices, list) else devices, config.get("trainer.num_nodes", 1)
+        factors = [number(value) or -1 for value in (per_device, count, nodes)]
+        batch = math.prod(factors) if min(factors) > 0 else f"{per_device} on each of {devices}"
+    return {**config, "data.batch_size": batch}
 
 
 def read_text(path: Path) -> str:
