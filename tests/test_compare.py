@@ -329,6 +329,37 @@ def test_a_figure_of_nought_is_a_figure(tmp_path):
     assert diamond["error_x"]["array"] == [0.0]
 
 
+CLEAN, OTHER = "0123456789abcdef" * 2 + "01234567", "fedcba9876543210" * 2 + "01234567"
+
+
+@pytest.mark.parametrize(
+    ("codes", "said"),
+    [
+        ([("0.1.0", CLEAN), ("0.1.0", CLEAN), (None, None)], ()),
+        ([("0.1.0", CLEAN), ("0.2.0", CLEAN)], ("0.1.0 at 0123456789ab (1 run)", "0.2.0 at 0123456789ab (1 run)")),
+        ([("0.1.0", CLEAN), ("0.1.0", OTHER), ("0.1.0", OTHER)], ("0.1.0 at fedcba987654 (2 runs), 0.1.0 at 01234",)),
+        ([("0.1.0", CLEAN), ("0.1.0", f"{CLEAN}-dirty")], ("0.1.0 at 0123456789ab-dirty (1 run)", "is -dirty.")),
+        ([(str(i), None) for i in range(7)], (" and 3 more",)),
+    ],
+)
+def test_runs_of_different_code_are_averaged_with_a_warning(tmp_path, codes, said):
+    for seed, (version, commit) in enumerate(codes):
+        make_run(tmp_path / str(seed), seed=seed, results={"version": version, "git_sha": commit})
+    comparison = compare(read_below([tmp_path]))
+    assert len(comparison.warnings) == bool(said) and comparison.ranks
+    for words in (*said, *(["1 group(s) average it as they do seeds"] if said else [])):
+        assert words in comparison.warnings[0]
+
+
+def test_groups_of_different_code_are_told_too(tmp_path):
+    for beta, version in ((1, "0.1.0"), (2, "0.2.0")):
+        make_run(tmp_path / version, beta__value=beta, results={"version": version})
+    (warning,) = compare(read_below([tmp_path])).warnings
+    assert (
+        warning.startswith("The code differs between runs, 0.1.0 (1 run), 0.2.0 (1 run)") and "average" not in warning
+    )
+
+
 def test_one_seed_has_no_interval(tmp_path):
     sweep(tmp_path, seeds=(1,))
     comparison = compare(read_below([tmp_path]))

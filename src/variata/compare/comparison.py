@@ -1,15 +1,19 @@
 """Everything a report says, computed once: terminal, Markdown and HTML only write it down."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from variata.compare.behind import Behind, behind
-from variata.compare.groups import Group, grouped, ranked
+from variata.compare.config import printable, text
+from variata.compare.groups import LISTED, Group, grouped, ranked
 from variata.compare.importance import Importance, importance
 from variata.compare.keys import column, differing, leading, spoken
 from variata.compare.metrics import DEFAULT, JUDGEMENTS, METRICS, Metric, differences
 from variata.compare.read import Found, LeftOut, Run
 from variata.errors import ConfigError
+
+COMMIT = 12  # digits of a commit that are shown
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,7 @@ def compare(found: Found, group_by: Sequence[str] = (), by: str | None = None) -
     followers = [key for key in differ if key not in leaders and key not in keys]
     varied = [key for key in leaders if len(set(column(finished, key))) > 1]
     matters = None if apart else importance(finished, varied, metric.name)
-    warnings = [*told, *_tested(metric, ranks), *_repeats(groups), *_marginal(within)]
+    warnings = [*told, *_codes(groups), *_tested(metric, ranks), *_repeats(groups), *_marginal(within)]
     return Comparison(runs, found.left_out, keys, within, followers, groups, metric, ranks, apart, warnings, matters)
 
 
@@ -110,6 +114,27 @@ def _told(finished: Sequence[Run], metric: Metric | None = None) -> list[str]:
         values = "; ".join(found[judgement.name])
         told.append(f"{judgement.name} differs between runs ({values}): {judgement.why}, so {spoilt} do not compare.")
     return told
+
+
+def _codes(groups: Sequence[Group]) -> list[str]:
+    """That runs were made by different code, which may be what their figures tell of."""
+    counts = Counter(code(run) for group in groups for run in group.judged)
+    counts.pop(None, None)
+    if len(counts) < 2:
+        return []
+    said = [f"{name} ({n} run{'s' * (n > 1)})" for name, n in counts.most_common(LISTED)]
+    listed = ", ".join(said) + (f" and {len(counts) - LISTED} more" if len(counts) > LISTED else "")
+    mixed = [group.label for group in groups if len({code(run) for run in group.judged} - {None}) > 1]
+    averaged = f" {len(mixed)} group(s) average it as they do seeds, such as {mixed[0]}." if mixed else ""
+    dirty = " No commit holds all of what is -dirty." if any(str(c).endswith("-dirty") for c in counts) else ""
+    return [f"The code differs between runs, {listed}: so may the figures, for that alone.{averaged}{dirty}"]
+
+
+def code(run: Run) -> str | None:
+    """Version and commit a run was made with, `-dirty` where the code was changed since; None where it does not say."""
+    version, (commit, dirty, _) = run.results.get("version"), str(run.results.get("git_sha") or "").partition("-dirty")
+    known = [text(version)] if version else []
+    return " at ".join([*known, *([printable(commit[:COMMIT] + dirty)] if commit else [])]) or None
 
 
 def _tested(metric: Metric, ranks: dict[str, int]) -> list[str]:
