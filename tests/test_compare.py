@@ -30,6 +30,7 @@ from variata.compare.importance import importance
 from variata.compare.metrics import METRICS
 from variata.compare.read import LOADER, QUIET, read, read_below
 from variata.compare.statistics import pareto, ranks, summarise, welch
+from variata.runs import LOW_ESS
 
 CONFIG = yaml.load((ROOT / "tests" / "run.yaml").read_text(), LOADER)  # as a run writes it
 PROTOCOL = {"data/protocol": "digits", "test/images": 200, "test/nll_samples": 5}
@@ -606,6 +607,27 @@ def test_ls_tells_how_runs_ended(tmp_path, monkeypatch, capsys):
 def age(path, seconds):
     for file in [path, *path.glob("*")]:
         os.utime(file, (time.time() - seconds,) * 2)
+
+
+def test_an_nll_is_at_most_its_figure_and_marked_where_its_weights_are_few(tmp_path, monkeypatch, capsys):
+    for beta, size in ((1, LOW_ESS - 0.1), (2, float(LOW_ESS)), (4, None)):
+        for seed in (1, 2):
+            told = {"test/nll": 80.0 + beta, "test/bits_per_dim": 0.15, "val/elbo": -90.0 - beta}
+            told |= {} if size is None else {"test/nll_ess": size if seed == 1 else 50.0}
+            asked = (f"beta.value={beta}", f"seed={seed}")
+            make_run(tmp_path / f"{beta}-{seed}", *asked, beta__value=beta, seed=seed, results=told)
+    comparison = compare(read_below([tmp_path]))
+    table = tables.results(comparison)
+    columns = [table.headings.index(name) for name in ("test NLL", "bits/dim", "val ELBO")]
+    rows = [[row[i].text for i in columns] for row in table.rows]
+    assert rows[0] == ["≤ 81.00 ± 0.00†", "≤ 0.1500 ± 0.0000†", "-91.00 ± 0.00"]
+    assert rows[1:] == [[f"≤ {nll}.00 ± 0.00", "≤ 0.1500 ± 0.0000", f"-{nll + 10}.00 ± 0.00"] for nll in (82, 84)]
+    assert f"fewer than {LOW_ESS} samples" in table.caption and "≤ 81.00" in tables.markdown(comparison)
+    assert "† The median image" in page.page(comparison, "")
+    assert "lowest test NLL, ≤ 81.00" in tables.headline(compare(read_below([tmp_path]), by="test/nll"))
+    for path, marked in ((tmp_path, True), (tmp_path / "2-1", False)):
+        _, out, _ = answer(monkeypatch, capsys, ls, path)
+        assert "≤ 82.00 " in out and ("≤ 81.00†" in out) is marked and ("† The median" in out) is marked
 
 
 def test_ls_names_data_and_model_and_has_the_newest_last(tmp_path, monkeypatch, capsys):

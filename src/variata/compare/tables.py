@@ -15,7 +15,7 @@ from variata.compare.comparison import Comparison
 from variata.compare.config import printable, visible
 from variata.compare.groups import Group
 from variata.compare.importance import HOW
-from variata.compare.metrics import METRICS, Metric
+from variata.compare.metrics import LOOSE, METRICS, Metric
 from variata.compare.metrics import differences as judgements
 from variata.compare.read import Run, read_text
 from variata.compare.statistics import Summary
@@ -71,6 +71,8 @@ def results(c: Comparison) -> Table:
         headings, caption = [*headings, "behind"], f"{caption} {BEHIND.format(c.by.label)}"
         rows = [[*row, distance(c.behind(g), c.by)] for row, g in zip(rows, c.groups, strict=True)]
     rows = [[*row, *(figure(g, m) for m in columns)] for row, g in zip(rows, c.groups, strict=True)]
+    if any(m.mark(g.judged) for m in columns for g in c.groups):
+        caption = f"{caption} {LOOSE}"
     return Table("Results", [*headings, *(m.label for m in columns)], rows, caption, words=2)
 
 
@@ -107,13 +109,13 @@ def figure(group: Group, metric: Metric) -> Cell:
     if summary is None:
         return Cell("mixed" if group.mixed(metric) else "–")
     some = f" (n={summary.n})" if summary.n < len(group.judged) else ""
-    return Cell(spread(summary, metric) + some, summary.mean)
+    return Cell(spread(summary, metric) + metric.mark(group.judged) + some, summary.mean)
 
 
 def spread(summary: Summary, metric: Metric) -> str:
     """A summary in words."""
     half = "" if summary.half is None else f" ± {metric.text(summary.half)}"
-    return metric.text(summary.mean) + half
+    return metric.stated(summary.mean) + half
 
 
 def counted(group: Group) -> str:
@@ -176,9 +178,9 @@ def headline(c: Comparison) -> str:
         return f"Nothing to rank by {c.by.name}; runs: {ended}.{remedy}"
     how = f"mean and 95% interval over {first.n} runs" if first.n > 1 else "one run, so no interval"
     if len(c.groups) == 1:
-        return f"{c.by.label} {spread(first, c.by)} {c.by.unit} ({how})."
+        return f"{c.by.label} {figure(c.best, c.by).text} {c.by.unit} ({how})."
     extreme = f"the {'highest' if c.by.up else 'lowest'} {c.by.label}"
-    return f"{c.best.label} has {extreme}, {spread(first, c.by)} {c.by.unit} ({how}). {runner_up(c)}".strip()
+    return f"{c.best.label} has {extreme}, {figure(c.best, c.by).text} {c.by.unit} ({how}). {runner_up(c)}".strip()
 
 
 def unranked(c: Comparison) -> str:
