@@ -23,12 +23,13 @@ from conftest import ROOT
 from variata.cli import compare as command
 from variata.cli import ls
 from variata.compare import figures, keys, page, pictures, tables
+from variata.compare import read as read_module
 from variata.compare.comparison import compare
 from variata.compare.config import brief, flat, order, printable, text
 from variata.compare.groups import grouped
 from variata.compare.importance import importance
 from variata.compare.metrics import METRICS
-from variata.compare.read import LOADER, QUIET, read, read_below
+from variata.compare.read import LOADER, QUIET, read, read_below, read_curve
 from variata.compare.statistics import pareto, ranks, summarise, welch
 from variata.runs import LOW_ESS
 
@@ -628,6 +629,18 @@ def test_an_nll_is_at_most_its_figure_and_marked_where_its_weights_are_few(tmp_p
     for path, marked in ((tmp_path, True), (tmp_path / "2-1", False)):
         _, out, _ = answer(monkeypatch, capsys, ls, path)
         assert "≤ 82.00 " in out and ("≤ 81.00†" in out) is marked and ("† The median" in out) is marked
+
+
+def test_ls_reads_the_curve_only_of_runs_whose_results_lack_the_best_of_it(tmp_path, monkeypatch, capsys):
+    opened = []
+    monkeypatch.setattr(read_module, "read_curve", lambda path: opened.append(path.parent.name) or read_curve(path))
+    make_run(tmp_path / "done", results={"val/elbo": -81.0})
+    make_run(tmp_path / "running", status=None)
+    make_run(tmp_path / "failed", status="failed")
+    _, out, _ = answer(monkeypatch, capsys, ls, tmp_path)
+    assert sorted(opened) == ["failed", "running"] and out.count("-90.00") == 2 and "-81.00" in out
+    opened.clear()
+    assert all(run.curve for run in read_below([tmp_path]).runs) and len(opened) == 3
 
 
 def test_ls_names_data_and_model_and_has_the_newest_last(tmp_path, monkeypatch, capsys):

@@ -44,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
 
 def show(options: argparse.Namespace) -> None:
     """Read and print."""
-    found = read_below(options.path)
+    found = read_below(options.path, curves=False)
     runs = [run for run in found.runs if not options.status or run.status in options.status]
     out = console()
     if runs:

@@ -33,7 +33,7 @@ class Run:
         config: By dotted key.
         overrides: What was asked for on the command line.
         results: results.json; `val/*` at the best validation and `train/minutes` are added.
-        curve: Columns of CURVE, a row per validation.
+        curve: Columns of CURVE, a row per validation; empty where nobody asked for it.
         status: finished, failed, interrupted, pruned, running or killed.
         began: In seconds since 1970, by the directory's name, else by config.yaml.
     """
@@ -76,8 +76,12 @@ class ForeignError(RunError):
     """The configuration of another program."""
 
 
-def read_below(roots: Sequence[Path]) -> Found:
+def read_below(roots: Sequence[Path], curves: bool = True) -> Found:
     """All runs below folders, each once.
+
+    Args:
+        roots: The folders.
+        curves: Whether to read the curves of runs whose results have the best of it, nearly all there is to read.
 
     Raises:
         ConfigError: A path is no folder, or there is nothing below any of them.
@@ -90,7 +94,7 @@ def read_below(roots: Sequence[Path]) -> Found:
     found, seen = Found(), set[Path]()
     for root in roots:
         for folder, inside in _folders(root, seen, found.left_out):
-            _add(folder, inside, found)
+            _add(folder, inside, found, curves)
     if not found.runs and not found.left_out:
         places = ", ".join(map(str, roots))
         raise ConfigError(
@@ -119,10 +123,10 @@ def _folders(root: Path, seen: set[Path], left_out: list[LeftOut]) -> Iterator[t
             yield Path(folder), inside
 
 
-def _add(folder: Path, inside: list[str], found: Found) -> None:
+def _add(folder: Path, inside: list[str], found: Found, curves: bool) -> None:
     descend = False
     try:
-        found.runs.append(read(folder))
+        found.runs.append(read(folder, curves))
     except ForeignError as error:
         descend = True
         found.left_out.append(LeftOut(folder, str(error)))
@@ -132,15 +136,15 @@ def _add(folder: Path, inside: list[str], found: Found) -> None:
         inside.clear()
 
 
-def read(folder: Path) -> Run:
-    """One run.
+def read(folder: Path, curves: bool = True) -> Run:
+    """One run, its curve where that is asked for or tells what results.json does not.
 
     Raises:
         ForeignError: It belongs to another program.
         RunError: One of its files is damaged; the message names file and reason.
     """
     config, results = read_config(folder), read_results(folder)
-    curve = read_curve(folder / "metrics.csv")
+    curve = read_curve(folder / "metrics.csv") if curves or "val/elbo" not in results else []
     config = with_batch(config, results)
     overrides = tuple(map(printable, read_text(folder / "overrides.txt").splitlines()))
     ended, figures = status(folder, results, config), completed(results, curve)
