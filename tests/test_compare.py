@@ -253,9 +253,9 @@ def test_a_number_no_float_can_hold_is_a_word(tmp_path):
 
 
 def test_figures_of_hundreds_of_digits_are_written_short(tmp_path, monkeypatch, capsys):
-    make_run(tmp_path / "run", results={"test/nll": 1.5e300, "val/elbo": -1234.5})
+    make_run(tmp_path / "run", results={"test/nll": 1.5e38, "val/elbo": -1234.5})
     _, out, _ = answer(monkeypatch, capsys, ls, tmp_path)
-    assert "1.5e+300" in out and "-1,234.50" in out and "0000" not in out
+    assert "1.5e+38" in out and "-1,234.50" in out and "0000" not in out
 
 
 def test_runs_are_grouped_by_what_differs_but_not_by_seed_and_place(tmp_path):
@@ -431,7 +431,8 @@ BREAKAGES = {
     "results cut short": ("results.json", b'{"test/nll": 1', "results.json is cut short"),
     "results empty": ("results.json", b"", "results.json is cut short"),
     "results a list": ("results.json", b"[1]", "no status"),
-    "results with words": ("results.json", b'{"status": "finished", "test/nll": "low"}', "no number"),
+    "results beyond all figures": ("results.json", b'{"status": "finished", "test/nll": 1e300}', "is no figure"),
+    "results with words": ("results.json", b'{"status": "finished", "test/nll": "low"}', "is no figure"),
     "metrics garbage": ("metrics.csv", bytes(range(256)), "metrics.csv"),
     "metrics of another program": ("metrics.csv", b"epoch,loss\n1,2\n", "column named step"),
     "metrics torn": (
@@ -580,6 +581,25 @@ def test_curves_are_thinned_and_framed_by_what_follows_the_start(tmp_path):
     assert len(line["x"]) == figures.POINTS and line["x"][0] == 1 and line["x"][-1] == 2000
     low, high = figure["layout"]["yaxis"]["range"]
     assert -90 < low < -80.5 < high < -80
+
+
+def test_the_frame_holds_the_intervals_until_it_is_thrice_as_wide_as_the_points(tmp_path):
+    for seed, rate in enumerate((20.0, 22.0, 24.0)):
+        figure = {"val/elbo": -80.0, "test/rate": rate, "test/distortion": 60.0 + 5 * seed}
+        make_run(tmp_path / str(seed), seed=seed, results=figure)
+
+    def framed(figure):
+        diamond = next(trace for trace in figure["data"] if "error_x" in trace)
+        for axis, points in (("x", 4.0), ("y", 10.0)) if len(comparison.runs) == 3 else (("x", 2.0), ("y", 5.0)):
+            (middle,), (half,) = diamond[axis], diamond[f"error_{axis}"]["array"]
+            low, high = figure["layout"][f"{axis}axis"]["range"]
+            yield low < middle - half and middle + half < high, (high - low) / 1.16 / points
+
+    comparison = compare(read_below([tmp_path]))
+    assert [held for held, _ in framed(figures.trade_off(comparison))] == [True, True]
+    shutil.rmtree(tmp_path / "2")
+    comparison = compare(read_below([tmp_path]))  # of two values the interval is 12.7 times as wide as they are
+    assert list(framed(figures.trade_off(comparison))) == [(False, pytest.approx(3))] * 2
 
 
 def test_lines_of_equal_elbo_are_where_rate_and_distortion_add_up():

@@ -21,8 +21,8 @@ TITLES = {
     ),
     "trade_off": (
         "Rate and distortion",
-        "A point per run, a diamond per group with 95% intervals. Dotted lines join "
-        "points of equal ELBO = -(rate + distortion).",
+        "A point per run, a diamond per group with 95% intervals, cut where they are far wider than the points. Dotted "
+        "lines join points of equal ELBO = -(rate + distortion).",
     ),
 }
 

@@ -20,6 +20,7 @@ LOADER = cast(type[yaml.SafeLoader], getattr(yaml, "CSafeLoader", yaml.SafeLoade
 CURVE = ("step", "val/elbo", "val/rate", "val/distortion")  # columns of metrics.csv
 QUIET = 600  # seconds without a sign of life after which a run counts as killed
 SIGNS = ("config.yaml", "metrics.csv", "train.log", "checkpoints/last.ckpt")
+LARGEST = 1e100  # of a figure: no float32 holds more, and the squares of far more overflow
 DEEPEST = 50  # levels of a configuration
 SKIPPED = {"wandb", "checkpoints", "images"}
 
@@ -218,15 +219,17 @@ def read_results(folder: Path) -> dict[str, Any]:
         raise RunError("results.json does not say how the run ended: it has no status.")
     for name, value in results.items():
         if name.startswith(("val/", "test/", "train/")) and not _figure(value):
-            raise RunError(f"results.json has {name}={str(value)[:40]!r}, which is no number.")
+            raise RunError(
+                f"results.json has {name}={str(value)[:40]!r}, which is no figure: a number up to {LARGEST:g}."
+            )
     return results
 
 
 def _figure(value: Any) -> bool:
-    """Whether a value is a number that a float can hold, or null."""
+    """Whether a value is a number that may be averaged, or none: null, NaN, Infinity."""
     if isinstance(value, bool) or not isinstance(value, int | float | None):
         return False
-    return not isinstance(value, int) or value.bit_length() < 1024
+    return value is None or not LARGEST < abs(value) < math.inf
 
 
 def read_curve(path: Path) -> list[tuple[float, ...]]:
@@ -252,13 +255,13 @@ def _validations(rows: Iterator[list[str]], header: list[str]) -> list[tuple[flo
             raise ValueError(f"{len(row)} values for {len(header)} columns")
         if row[places[1]]:
             curve.append(_point([row[place] for place in places]))
-    return [point for point in curve if math.isfinite(point[1])]
+    return [point for point in curve if bounded(point[1])]
 
 
 def _point(words: list[str]) -> tuple[float, ...]:
     """A validation; rate or distortion may be missing, the update it was made at may not."""
     point = tuple(float(word or "nan") for word in words)
-    if not math.isfinite(point[0]):
+    if not bounded(point[0]):
         raise ValueError(f"step={words[0]!r} is no number of updates")
     return point
 
@@ -269,7 +272,12 @@ def completed(results: dict[str, Any], curve: list[tuple[float, ...]]) -> dict[s
     seconds = results.get("train/seconds")
     minutes = {} if seconds is None else {"train/minutes": seconds / 60}
     every = {**dict(zip(CURVE[1:], best[1:], strict=False)), **minutes, **results}
-    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in every.items()}
+    return {k: None if isinstance(v, float) and not bounded(v) else v for k, v in every.items()}
+
+
+def bounded(value: float) -> bool:
+    """Whether a number is one that figures can be computed with."""
+    return abs(value) <= LARGEST
 
 
 def status(folder: Path, results: dict[str, Any], config: Flat) -> str:
