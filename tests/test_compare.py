@@ -23,13 +23,15 @@ from conftest import ROOT
 from variata.cli import compare as command
 from variata.cli import ls
 from variata.compare import figures, keys, page, pictures, tables
+from variata.compare import read as read_module
 from variata.compare.comparison import compare
-from variata.compare.config import flat, order, printable
+from variata.compare.config import brief, flat, order, printable, text
 from variata.compare.groups import grouped
 from variata.compare.importance import importance
 from variata.compare.metrics import METRICS
-from variata.compare.read import LOADER, QUIET, read, read_below
-from variata.compare.statistics import pareto, ranks, summarise
+from variata.compare.read import LOADER, QUIET, read, read_below, read_curve
+from variata.compare.statistics import pareto, ranks, summarise, welch
+from variata.runs import LOW_ESS
 
 CONFIG = yaml.load((ROOT / "tests" / "run.yaml").read_text(), LOADER)  # as a run writes it
 PROTOCOL = {"data/protocol": "digits", "test/images": 200, "test/nll_samples": 5}
@@ -58,6 +60,7 @@ def sweep(root, betas=(0.5, 1, 2), seeds=(1, 2, 3), noise=0.1, **more):
     for i, (beta, seed) in enumerate(itertools.product(betas, seeds)):
         nll = 80 + 3 * beta + noise * np.sin(12.9 * seed + 7.1 * beta)
         figure = {
+            "val/elbo": -nll - 4,
             "test/nll": nll,
             "test/elbo": -nll - 3,
             "test/rate": 20 / beta,
@@ -86,10 +89,118 @@ def test_the_interval_is_students():
     assert summarise([4.0]).half is None
 
 
-def test_intervals_overlap_where_a_point_is_in_both():
-    one, two = summarise([0.0, 1.0, 2.0]), summarise([4.0, 5.0, 6.0])
-    assert one.overlaps(two) and not one.overlaps(summarise([9.0, 10.0, 11.0]))
-    assert one.overlaps(summarise([1.0])) is None
+def test_the_interval_of_a_difference_is_welchs():
+    rng = np.random.default_rng(0)
+    for n, m, scale in ((2, 2, 1.0), (3, 8, 0.01), (5, 4, 20.0)):
+        one, two = rng.normal(-80, 2, n), rng.normal(-81, 2 * scale, m)
+        oracle = scipy.stats.ttest_ind(one, two, equal_var=False).confidence_interval(0.95)
+        found = welch(list(one), list(two))
+        assert (found.mean - found.half, found.mean + found.half) == pytest.approx(tuple(oracle))
+    assert welch([1.0], [2.0, 3.0]).half is None and welch([1.0, 1.0], [3.0, 3.0]).half == 0
+
+
+def figures_by_seed(root, figures, name="test/nll"):
+    """Runs of which group beta has the figures {seed: value}."""
+    for beta, seeded in figures.items():
+        for seed, value in seeded.items():
+            results = {name: value, "val/elbo": -value} if name == "test/nll" else {name: value}
+            make_run(root / f"{beta}-{seed}", f"beta.value={beta}", beta__value=beta, seed=seed, results=results)
+    return root
+
+
+@pytest.mark.parametrize("by", ["val/elbo", "test/nll"])
+def test_a_group_is_behind_the_best_by_an_interval_over_common_seeds(tmp_path, by):
+    rng = np.random.default_rng(0)
+    level = {seed: rng.normal(90, 5) for seed in range(1, 6)}  # what a seed does to every group
+    gaps = {1: 0.0, 2: 1.0, 4: 8.0}
+    figures = {beta: {seed: level[seed] + gap + rng.normal(0, 0.3) for seed in level} for beta, gap in gaps.items()}
+    figures[4] = {seed + 10: value for seed, value in figures[4].items()} | {1: 93.0}  # one seed in common
+    comparison = compare(read_below([figures_by_seed(tmp_path, figures)]), by=by)
+    best, second, third = comparison.groups
+    assert [g.values("beta.value") for g in comparison.groups] == ["1", "2", "4"] and comparison.behind(best) is None
+    first, other = ([figures[beta][seed] for seed in level] for beta in (1, 2))
+    oracle = scipy.stats.ttest_rel(other, first).confidence_interval(0.95)
+    found = comparison.behind(second)
+    assert found.interval == pytest.approx(tuple(oracle)) and found.pairs == 5 and not found.open
+    assert found.gap == pytest.approx(np.mean(other) - np.mean(first))
+    assert scipy.stats.ttest_ind(other, first, equal_var=False).pvalue > 0.05  # which pairs tell apart all the same
+    welchs = scipy.stats.ttest_ind(list(figures[4].values()), first, equal_var=False).confidence_interval(0.95)
+    found = comparison.behind(third)
+    assert found.interval == pytest.approx(tuple(welchs)) and found.pairs == 0
+    cells = [row[3].text for row in tables.results(comparison).rows]
+    assert cells[0] == "–" and re.fullmatch(r"[\d.]+ \[[-\d.]+, [-\d.]+\]p", cells[1]) and cells[2].endswith("]w")
+    assert "over 5 pairs of equal seed), leaves out 0" in tables.headline(comparison)
+
+
+def devices_run(folder, devices, per_device=None, batch=64, **more):
+    asked = [f"trainer.devices={devices}", *([f"data.batch_size_per_device={per_device}"] if per_device else [])]
+    sizes = {"data__batch_size": batch, "data__batch_size_per_device": per_device, "trainer__devices": devices}
+    return make_run(folder, *asked, **sizes, **more)
+
+
+def test_devices_tell_runs_apart_where_they_change_the_batch(tmp_path):
+    for seed in (1, 2):
+        devices_run(tmp_path / f"one-{seed}", 1, per_device=64, seed=seed)
+        devices_run(tmp_path / f"four-{seed}", 4, per_device=64, seed=seed)
+        devices_run(tmp_path / f"all-{seed}", -1, per_device=64, seed=seed, results={"train/batch_size": 128})
+        devices_run(tmp_path / f"untold-{seed}", "auto", per_device=64, seed=seed)
+    comparison = compare(read_below([tmp_path]))
+    assert sorted(group.label for group in comparison.groups) == [
+        *("batch_size=128", "batch_size=256", "batch_size=64", "batch_size=64 on each of auto"),
+    ]
+    assert all(len(group.judged) == 2 for group in comparison.groups) and comparison.warnings == []
+
+
+def test_devices_that_share_a_batch_are_no_other_experiment(tmp_path):
+    devices_run(tmp_path / "one", 1, batch=256, seed=1)
+    devices_run(tmp_path / "two", 2, batch=256, seed=2)
+    devices_run(tmp_path / "each", [0, 1, 2, 3], per_device=64, seed=3)  # an update of 256 images too
+    devices_run(tmp_path / "again", 4, batch=256, seed=1)  # the same first weights and order of data
+    (group,) = compare(read_below([tmp_path])).groups
+    assert len(group.judged) == 3 and len(group.repeats) == 1
+
+
+def test_runs_are_paired_by_all_that_differs_within_their_groups(tmp_path):
+    figures = {
+        (beta, lr, seed): 90 + beta + 50 * lr + 3 * seed + 0.1 * beta * seed
+        for beta in (1, 2)
+        for lr in (0.1, 0.2)
+        for seed in (1, 2)
+    }
+    for (beta, lr, seed), value in figures.items():
+        asked = (f"beta.value={beta}", f"optimizer.lr={lr}")
+        changed = {"beta__value": beta, "optimizer__lr": lr, "seed": seed, "results": {"val/elbo": -value}}
+        make_run(tmp_path / f"{beta}-{lr}-{seed}", *asked, **changed)
+    comparison = compare(read_below([tmp_path]), group_by=["beta.value"])
+    one, two = ([value for (beta, *_), value in figures.items() if beta == which] for which in (1, 2))
+    oracle = scipy.stats.ttest_rel(two, one).confidence_interval(0.95)
+    found = comparison.behind(comparison.groups[1])
+    assert found.pairs == 4 and found.interval == pytest.approx(tuple(oracle))
+
+
+def test_the_headline_says_what_a_difference_is_worth(tmp_path):
+    def said(name, figures):
+        return tables.headline(compare(read_below([figures_by_seed(tmp_path / name, figures, "val/elbo")])))
+
+    assert "there is no interval, which takes two runs of each" in said("one", {1: {1: -90.0}, 2: {1: -91.0}})
+    assert "(Welch), holds 0, so either may be better" in said("w", {1: {1: -90.0, 2: -80.0}, 2: {3: -91.0, 4: -81.0}})
+    assert "2 pairs of equal seed), leaves out 0" in said("p", {1: {1: -90.0, 2: -80.0}, 2: {1: -91.0, 2: -81.01}})
+
+
+def test_validation_chooses_and_a_choice_by_the_test_is_cautioned(tmp_path):
+    for beta, (elbo, nll) in {1: (-80.0, 95.0), 2: (-81.0, 70.0)}.items():
+        for seed in (1, 2):
+            figure = {"val/elbo": elbo, "test/nll": nll}
+            make_run(tmp_path / f"{beta}-{seed}", f"beta.value={beta}", beta__value=beta, seed=seed, results=figure)
+    found = read_below([tmp_path])
+    chosen, cautioned = compare(found), compare(found, by="test/nll")
+    assert chosen.by.name == "val/elbo" and chosen.groups[0].values("beta.value") == "1" and not chosen.warnings
+    assert "Ranked by val/elbo, higher is better. The validation images choose" in tables.results(chosen).caption
+    assert cautioned.groups[0].values("beta.value") == "2" and "validation" not in tables.results(cautioned).caption
+    assert len(cautioned.warnings) == 1 and "The test images chose the order" in tables.markdown(cautioned)
+    make_run(tmp_path / "unvalidated" / "run", curve=(), results={"test/nll": 1.0})
+    alone = compare(read_below([tmp_path / "unvalidated"]))
+    assert "Nothing to rank by val/elbo" in tables.headline(alone) and "--by test/nll" in tables.headline(alone)
 
 
 def test_the_front_has_the_points_no_other_beats():
@@ -121,6 +232,30 @@ def test_a_configuration_has_one_level_and_says_everything_once():
         *(("prior", "B"), ("logger", None)),
     ]
     assert sorted(["10", "2", "1e-05", "word 10", "word 9"], key=order) == ["1e-05", "2", "10", "word 9", "word 10"]
+
+
+@pytest.mark.parametrize("seeds", [(12345678, 12345679), (12345678.0, 12345679.0), (10**20, 10**20 + 1)])
+def test_whole_numbers_keep_their_digits(tmp_path, monkeypatch, capsys, seeds):
+    assert len({brief(str(seed)) for seed in seeds}) == len({text(seed) for seed in seeds}) == 2
+    assert brief("0.00123456789") == "0.001235" and text(0.1 + 0.2) == "0.3" and text(1e300) == "1e+300"
+    for seed in seeds:
+        make_run(tmp_path / str(seed), f"seed={seed}", seed=seed)
+    (group,) = compare(read_below([tmp_path])).groups
+    assert len(group.judged) == 2
+    _, out, _ = answer(monkeypatch, capsys, ls, tmp_path)
+    assert all(f"seed={seed} " in out for seed in seeds)
+
+
+def test_a_number_no_float_can_hold_is_a_word(tmp_path):
+    for i in range(8):
+        make_run(tmp_path / str(i), optimizer__lr=10**400 + i, results={"val/elbo": -1.0 - i})
+    assert compare(read_below([tmp_path])).importance is not None
+
+
+def test_figures_of_hundreds_of_digits_are_written_short(tmp_path, monkeypatch, capsys):
+    make_run(tmp_path / "run", results={"test/nll": 1.5e38, "val/elbo": -1234.5})
+    _, out, _ = answer(monkeypatch, capsys, ls, tmp_path)
+    assert "1.5e+38" in out and "-1,234.50" in out and "0000" not in out
 
 
 def test_runs_are_grouped_by_what_differs_but_not_by_seed_and_place(tmp_path):
@@ -161,7 +296,7 @@ def test_groups_are_ranked_by_the_metric_and_unfinished_runs_only_counted(tmp_pa
     sweep(tmp_path / "sweep")
     for status in ("failed", "interrupted", "pruned"):
         make_run(tmp_path / status, status=status, beta__value=2, results={"test/nll": 1.0, "val/elbo": -1.0})
-    comparison = compare(read_below([tmp_path]))
+    comparison = compare(read_below([tmp_path]), by="test/nll")
     assert comparison.by.name == "test/nll" and list(comparison.ranks.values()) == [1, 2, 3]
     assert [group.label for group in comparison.groups] == ["beta.value=0.5", "beta.value=1", "beta.value=2"]
     worst = comparison.groups[-1]
@@ -171,7 +306,7 @@ def test_groups_are_ranked_by_the_metric_and_unfinished_runs_only_counted(tmp_pa
     assert by_rate.groups[0].label == "beta.value=2"
 
 
-def test_without_a_test_the_validations_best_elbo_ranks(tmp_path):
+def test_the_best_validation_is_taken_from_the_curve_where_results_do_not_say(tmp_path):
     make_run(tmp_path / "a", seed=1, curve=[(10, -50.0), (20, -40.0), (30, -45.0)])
     make_run(tmp_path / "b", seed=2, results={"test/nll": 39.0, "val/elbo": -38.0})
     comparison = compare(read_below([tmp_path]))
@@ -179,6 +314,52 @@ def test_without_a_test_the_validations_best_elbo_ranks(tmp_path):
     first, second = comparison.groups[0].runs
     assert (first.figure("val/elbo"), first.figure("val/rate")) == (-40.0, 10.0)
     assert second.figure("val/elbo") == -38.0  # what results.json says goes before
+
+
+def test_a_figure_of_nought_is_a_figure(tmp_path):
+    for i, nll in enumerate((0.0, 5.0)):
+        figure = {"test/nll": nll, "val/elbo": -nll, "train/seconds": 0.0, "test/rate": 0.0, "test/distortion": nll}
+        run = make_run(tmp_path / str(i), seed=i, results=figure)
+        (run / "images").mkdir()
+        Image.new("L", (8, 8)).save(run / "images" / "samples.png")
+    comparison = compare(read_below([tmp_path]))
+    (group,) = comparison.groups
+    for metric in ("test/nll", "val/elbo"):
+        assert pictures.pictured(group, METRICS[metric]).path.name == "0"
+    assert group.summary(METRICS["train/minutes"]).mean == 0
+    diamond = next(trace for trace in figures.trade_off(comparison)["data"] if "error_x" in trace)
+    assert diamond["error_x"]["array"] == [0.0]
+
+
+CLEAN, OTHER = "0123456789abcdef" * 2 + "01234567", "fedcba9876543210" * 2 + "01234567"
+
+
+@pytest.mark.parametrize(
+    ("codes", "said"),
+    [
+        ([("0.1.0", CLEAN), ("0.1.0", CLEAN), (None, None)], ()),
+        ([("0.1.0", CLEAN), ("0.2.0", CLEAN)], ("0.1.0 at 0123456789ab (1 run)", "0.2.0 at 0123456789ab (1 run)")),
+        ([("0.1.0", CLEAN), ("0.1.0", OTHER), ("0.1.0", OTHER)], ("0.1.0 at fedcba987654 (2 runs), 0.1.0 at 01234",)),
+        ([("0.1.0", CLEAN), ("0.1.0", f"{CLEAN}-dirty")], ("0.1.0 at 0123456789ab-dirty (1 run)", "is -dirty.")),
+        ([(str(i), None) for i in range(7)], (" and 3 more",)),
+    ],
+)
+def test_runs_of_different_code_are_averaged_with_a_warning(tmp_path, codes, said):
+    for seed, (version, commit) in enumerate(codes):
+        make_run(tmp_path / str(seed), seed=seed, results={"version": version, "git_sha": commit})
+    comparison = compare(read_below([tmp_path]))
+    assert len(comparison.warnings) == bool(said) and comparison.ranks
+    for words in (*said, *(["1 group(s) average it as they do seeds"] if said else [])):
+        assert words in comparison.warnings[0]
+
+
+def test_groups_of_different_code_are_told_too(tmp_path):
+    for beta, version in ((1, "0.1.0"), (2, "0.2.0")):
+        make_run(tmp_path / version, beta__value=beta, results={"version": version})
+    (warning,) = compare(read_below([tmp_path])).warnings
+    assert (
+        warning.startswith("The code differs between runs, 0.1.0 (1 run), 0.2.0 (1 run)") and "average" not in warning
+    )
 
 
 def test_one_seed_has_no_interval(tmp_path):
@@ -210,7 +391,7 @@ def test_runs_judged_differently_are_not_ranked(tmp_path, name, other, spoiled):
     make_run(tmp_path / "a", beta__value=1, results={"test/nll": 80.0})
     made = {"test/nll": 70.0, **other.pop("results", {})}
     make_run(tmp_path / "b", beta__value=2, results=made, **other)
-    comparison = compare(read_below([tmp_path]))
+    comparison = compare(read_below([tmp_path]), by="test/nll")
     assert bool(comparison.ranks) is not spoiled
     assert any(warning.startswith(f"{name} differs") for warning in comparison.warnings) is spoiled
     together = compare(read_below([tmp_path]), group_by=["objective"])
@@ -234,7 +415,7 @@ def test_importance_finds_the_keys_that_matter(tmp_path):
         changed = {"objective": {"_target_": f"variata.objectives.{objective}"}, "optimizer__lr": float(lr)}
         asked = (f"beta.value={beta}", f"objective={objective}", f"optimizer.lr={lr}")
         make_run(tmp_path / str(i), *asked, seed=i, beta__value=float(beta), results={"test/nll": nll}, **changed)
-    found = compare(read_below([tmp_path])).importance
+    found = compare(read_below([tmp_path]), by="test/nll").importance
     assert list(found.shares)[:2] == ["objective", "beta.value"] and found.runs == 48
     parts = {"objective": 9.0, "beta.value": 3.0}  # variances 6^2 / 4 and 3^2 4 / 12
     for key, part in parts.items():
@@ -250,13 +431,20 @@ BREAKAGES = {
     "results cut short": ("results.json", b'{"test/nll": 1', "results.json is cut short"),
     "results empty": ("results.json", b"", "results.json is cut short"),
     "results a list": ("results.json", b"[1]", "no status"),
-    "results with words": ("results.json", b'{"status": "finished", "test/nll": "low"}', "no number"),
+    "results beyond all figures": ("results.json", b'{"status": "finished", "test/nll": 1e300}', "is no figure"),
+    "results with words": ("results.json", b'{"status": "finished", "test/nll": "low"}', "is no figure"),
     "metrics garbage": ("metrics.csv", bytes(range(256)), "metrics.csv"),
     "metrics of another program": ("metrics.csv", b"epoch,loss\n1,2\n", "column named step"),
     "metrics torn": (
         "metrics.csv",
         b"step,val/elbo,val/rate,val/distortion\n1,-2,1\n",
         "metrics.csv is damaged at line 2",
+    ),
+    "metrics without a step": ("metrics.csv", b"step,val/elbo,val/rate,val/distortion\n,-2,1,1\n", "damaged at line 2"),
+    "metrics of an endless step": (
+        "metrics.csv",
+        b"step,val/elbo,val/rate,val/distortion\n1,-2,1,1\ninf,-2,1,1\n",
+        "damaged at line 3: step='inf' is no number of updates",
     ),
     "metrics with words": ("metrics.csv", b"step,val/elbo,val/rate,val/distortion\n1,a,1,1\n", "damaged at line 2"),
     "config garbage": ("config.yaml", os.urandom(300) + b"\xff", "config.yaml is no text"),
@@ -341,7 +529,7 @@ def test_the_csv_has_a_row_per_run_and_markdown_the_same_tables(tmp_path, monkey
         run.figure("test/nll") for run in read_below([tmp_path / "runs"]).runs if run.finished
     }
     text = (tmp_path / "r.md").read_text()
-    assert "| group | configuration | n | val ELBO | test NLL |" in text and r"loss \| \<b\>nan\</b\>" in text
+    assert "| group | configuration | n | behind | val ELBO | test NLL |" in text and r"loss \| \<b\>nan\</b\>" in text
     (first,) = re.findall(r"\| 1 \| beta.value=0.5 \| 3 \|.*", text)
     assert f"{read_mean(rows, '0.5'):.2f} ± " in first
     assert not list(tmp_path.glob("*.tmp"))
@@ -395,6 +583,25 @@ def test_curves_are_thinned_and_framed_by_what_follows_the_start(tmp_path):
     assert -90 < low < -80.5 < high < -80
 
 
+def test_the_frame_holds_the_intervals_until_it_is_thrice_as_wide_as_the_points(tmp_path):
+    for seed, rate in enumerate((20.0, 22.0, 24.0)):
+        figure = {"val/elbo": -80.0, "test/rate": rate, "test/distortion": 60.0 + 5 * seed}
+        make_run(tmp_path / str(seed), seed=seed, results=figure)
+
+    def framed(figure):
+        diamond = next(trace for trace in figure["data"] if "error_x" in trace)
+        for axis, points in (("x", 4.0), ("y", 10.0)) if len(comparison.runs) == 3 else (("x", 2.0), ("y", 5.0)):
+            (middle,), (half,) = diamond[axis], diamond[f"error_{axis}"]["array"]
+            low, high = figure["layout"][f"{axis}axis"]["range"]
+            yield low < middle - half and middle + half < high, (high - low) / 1.16 / points
+
+    comparison = compare(read_below([tmp_path]))
+    assert [held for held, _ in framed(figures.trade_off(comparison))] == [True, True]
+    shutil.rmtree(tmp_path / "2")
+    comparison = compare(read_below([tmp_path]))  # of two values the interval is 12.7 times as wide as they are
+    assert list(framed(figures.trade_off(comparison))) == [(False, pytest.approx(3))] * 2
+
+
 def test_lines_of_equal_elbo_are_where_rate_and_distortion_add_up():
     lines, labels = figures._equal([0.0, 30.0], [50.0, 120.0])
     sums = [r + d for r, d in zip(lines["x"], lines["y"], strict=True) if r is not None]
@@ -421,6 +628,39 @@ def test_ls_tells_how_runs_ended(tmp_path, monkeypatch, capsys):
 def age(path, seconds):
     for file in [path, *path.glob("*")]:
         os.utime(file, (time.time() - seconds,) * 2)
+
+
+def test_an_nll_is_at_most_its_figure_and_marked_where_its_weights_are_few(tmp_path, monkeypatch, capsys):
+    for beta, size in ((1, LOW_ESS - 0.1), (2, float(LOW_ESS)), (4, None)):
+        for seed in (1, 2):
+            told = {"test/nll": 80.0 + beta, "test/bits_per_dim": 0.15, "val/elbo": -90.0 - beta}
+            told |= {} if size is None else {"test/nll_ess": size if seed == 1 else 50.0}
+            asked = (f"beta.value={beta}", f"seed={seed}")
+            make_run(tmp_path / f"{beta}-{seed}", *asked, beta__value=beta, seed=seed, results=told)
+    comparison = compare(read_below([tmp_path]))
+    table = tables.results(comparison)
+    columns = [table.headings.index(name) for name in ("test NLL", "bits/dim", "val ELBO")]
+    rows = [[row[i].text for i in columns] for row in table.rows]
+    assert rows[0] == ["≤ 81.00 ± 0.00†", "≤ 0.1500 ± 0.0000†", "-91.00 ± 0.00"]
+    assert rows[1:] == [[f"≤ {nll}.00 ± 0.00", "≤ 0.1500 ± 0.0000", f"-{nll + 10}.00 ± 0.00"] for nll in (82, 84)]
+    assert f"fewer than {LOW_ESS} samples" in table.caption and "≤ 81.00" in tables.markdown(comparison)
+    assert "† The median image" in page.page(comparison, "")
+    assert "lowest test NLL, ≤ 81.00" in tables.headline(compare(read_below([tmp_path]), by="test/nll"))
+    for path, marked in ((tmp_path, True), (tmp_path / "2-1", False)):
+        _, out, _ = answer(monkeypatch, capsys, ls, path)
+        assert "≤ 82.00 " in out and ("≤ 81.00†" in out) is marked and ("† The median" in out) is marked
+
+
+def test_ls_reads_the_curve_only_of_runs_whose_results_lack_the_best_of_it(tmp_path, monkeypatch, capsys):
+    opened = []
+    monkeypatch.setattr(read_module, "read_curve", lambda path: opened.append(path.parent.name) or read_curve(path))
+    make_run(tmp_path / "done", results={"val/elbo": -81.0})
+    make_run(tmp_path / "running", status=None)
+    make_run(tmp_path / "failed", status="failed")
+    _, out, _ = answer(monkeypatch, capsys, ls, tmp_path)
+    assert sorted(opened) == ["failed", "running"] and out.count("-90.00") == 2 and "-81.00" in out
+    opened.clear()
+    assert all(run.curve for run in read_below([tmp_path]).runs) and len(opened) == 3
 
 
 def test_ls_names_data_and_model_and_has_the_newest_last(tmp_path, monkeypatch, capsys):
@@ -471,7 +711,7 @@ def test_a_browser_draws_the_page_without_an_error_and_without_a_network(tmp_pat
         make_runs.write_run(folder / str(i), {**make_runs.composed(asked), "seed": seed}, [*asked, f"seed={seed}"])
     html = page.page(compare(read_below([folder])), "variata compare runs")
     assert not re.findall(r'(?:src|href)\s*=\s*"?(?!data:)\w', html.replace(page.plotly(), ""))
-    pressed = "document.querySelectorAll('table.sortable th button')[3].click();"  # val ELBO, ascending
+    pressed = "document.querySelectorAll('table.sortable th button')[4].click();"  # val ELBO, ascending
     broken = "new Image().src = 'http://127.0.0.1:9/x.png'; undefined_function();"
     for name, script in (("good", pressed), ("bad", broken)):
         (tmp_path / f"{name}.html").write_text(html.replace("</body>", f"<script>{script}</script></body>"))

@@ -15,7 +15,7 @@ from rich.table import Table
 from variata.cli.launch import guarded
 from variata.compare import tables
 from variata.compare.comparison import Comparison, compare
-from variata.compare.metrics import METRICS
+from variata.compare.metrics import DEFAULT, METRICS
 from variata.compare.read import read_below
 from variata.errors import ConfigError
 
@@ -43,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
         help="configuration key, like beta.value or likelihood; may be given several times "
         "(all keys that differ, except the seed and what is no part of the experiment)",
     )
-    add("--by", metavar="METRIC", help=f"rank by one of {', '.join(METRICS)} (test/nll where all runs have it)")
+    add("--by", metavar="METRIC", help=f"rank by one of {', '.join(METRICS)} ({DEFAULT})")
     add("--html", type=Path, metavar="FILE", help="write a page with tables, plots and pictures, complete in one file")
     add("--markdown", type=Path, metavar="FILE", help="write the tables as Markdown")
     add("--csv", type=Path, metavar="FILE", help="write a row per run")

@@ -12,7 +12,7 @@ from rich.table import Table
 from variata.cli.compare import console
 from variata.cli.launch import guarded
 from variata.compare.config import brief, text, visible
-from variata.compare.metrics import METRICS
+from variata.compare.metrics import LOOSE, METRICS
 from variata.compare.read import QUIET, LeftOut, Run, read_below
 
 STATUSES = ("finished", "failed", "interrupted", "pruned", "running", "killed")
@@ -44,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
 
 def show(options: argparse.Namespace) -> None:
     """Read and print."""
-    found = read_below(options.path)
+    found = read_below(options.path, curves=False)
     runs = [run for run in found.runs if not options.status or run.status in options.status]
     out = console()
     if runs:
@@ -71,8 +71,9 @@ def listed(runs: Sequence[Run]) -> Table:
     shared = set.intersection(*(set(asked(run)) for run in runs)) if len(runs) > 1 else set()
     for run in runs:
         table.add_row(*row(run, shared), style=STYLES.get(run.status))
-    if shared:
-        table.caption, table.caption_justify = f"all: {' '.join(sorted(shared))}", "left"
+    notes = [f"all: {' '.join(sorted(shared))}"] if shared else []
+    notes += [LOOSE] if any(METRICS[name].mark([run]) for name in SHOWN for run in runs) else []
+    table.caption, table.caption_justify = "\n".join(notes) or None, "left"
     return table
 
 
@@ -80,7 +81,7 @@ def row(run: Run, shared: set[str]) -> list[str]:
     """What is said of a run, beside the overrides that all share."""
     values = [(METRICS[name], run.figure(name)) for name in SHOWN]
     when = f"{datetime.fromtimestamp(run.began):%Y-%m-%d %H:%M}"
-    figures = ["–" if value is None else metric.text(value) for metric, value in values]
+    figures = ["–" if value is None else metric.stated(value) + metric.mark([run]) for metric, value in values]
     return [
         visible(run.path),
         run.status,

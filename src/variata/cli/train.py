@@ -222,7 +222,8 @@ class Run:
 
     def _close(self) -> None:
         training, batch = self.training, self.data.batch_size
-        self.results |= {"train/steps": training.step, "train/seconds": round(training.seconds, 2)}
+        self.results |= {"train/steps": training.step, "train/batch_size": batch}
+        self.results["train/seconds"] = round(training.seconds, 2)
         self.results["train/images_per_second"] = round(training.step * batch / max(training.seconds, 1e-9), 1)
         if not self.trainer.is_global_zero:
             return

@@ -1,14 +1,19 @@
 """Everything a report says, computed once: terminal, Markdown and HTML only write it down."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from variata.compare.groups import Group, grouped, ranked
+from variata.compare.behind import Behind, behind
+from variata.compare.config import printable, text
+from variata.compare.groups import LISTED, Group, grouped, ranked
 from variata.compare.importance import Importance, importance
 from variata.compare.keys import column, differing, leading, spoken
-from variata.compare.metrics import JUDGEMENTS, METRICS, Metric, default, differences
+from variata.compare.metrics import DEFAULT, JUDGEMENTS, METRICS, Metric, differences
 from variata.compare.read import Found, LeftOut, Run
 from variata.errors import ConfigError
+
+COMMIT = 12  # digits of a commit that are shown
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,12 @@ class Comparison:
     def best(self) -> Group | None:
         return self.groups[0] if self.groups and self.groups[0].label in self.ranks else None
 
+    def behind(self, group: Group) -> Behind | None:
+        """How far a ranked group is behind the best; of the best itself None."""
+        if self.best is None or group is self.best or group.label not in self.ranks:
+            return None
+        return behind(self.best, group, self.by, self.within)
+
 
 def compare(found: Found, group_by: Sequence[str] = (), by: str | None = None) -> Comparison:
     """Group, judge and rank.
@@ -58,7 +69,7 @@ def compare(found: Found, group_by: Sequence[str] = (), by: str | None = None) -
     keys = chosen_keys(group_by, runs) or leaders
     groups = grouped(runs, keys)
     finished = [run for group in groups for run in group.judged]
-    metric = chosen_metric(by, finished)
+    metric = chosen_metric(by)
     told, apart = _told(finished), " ".join(_told(finished, metric))
     ranks = {} if apart else ranked(groups, metric)
     groups = sorted(groups, key=lambda group: ranks.get(group.label, len(groups) + 1))
@@ -66,7 +77,7 @@ def compare(found: Found, group_by: Sequence[str] = (), by: str | None = None) -
     followers = [key for key in differ if key not in leaders and key not in keys]
     varied = [key for key in leaders if len(set(column(finished, key))) > 1]
     matters = None if apart else importance(finished, varied, metric.name)
-    warnings = [*told, *_repeats(groups), *_marginal(within)]
+    warnings = [*told, *_codes(groups), *_tested(metric, ranks), *_repeats(groups), *_marginal(within)]
     return Comparison(runs, found.left_out, keys, within, followers, groups, metric, ranks, apart, warnings, matters)
 
 
@@ -80,13 +91,11 @@ def chosen_keys(group_by: Sequence[str], runs: Sequence[Run]) -> list[str]:
     return keys
 
 
-def chosen_metric(by: str | None, finished: Sequence[Run]) -> Metric:
+def chosen_metric(by: str | None) -> Metric:
     """The metric asked for, or the default."""
-    if by is None:
-        return default(finished)
-    if by not in METRICS:
+    if by is not None and by not in METRICS:
         raise ConfigError(f"--by {by} is no metric that is compared. Allowed: {', '.join(METRICS)}.")
-    return METRICS[by]
+    return METRICS[by or DEFAULT]
 
 
 def near(given: str, known: set[str]) -> str:
@@ -105,6 +114,36 @@ def _told(finished: Sequence[Run], metric: Metric | None = None) -> list[str]:
         values = "; ".join(found[judgement.name])
         told.append(f"{judgement.name} differs between runs ({values}): {judgement.why}, so {spoilt} do not compare.")
     return told
+
+
+def _codes(groups: Sequence[Group]) -> list[str]:
+    """That runs were made by different code, which may be what their figures tell of."""
+    counts = Counter(code(run) for group in groups for run in group.judged)
+    counts.pop(None, None)
+    if len(counts) < 2:
+        return []
+    said = [f"{name} ({n} run{'s' * (n > 1)})" for name, n in counts.most_common(LISTED)]
+    listed = ", ".join(said) + (f" and {len(counts) - LISTED} more" if len(counts) > LISTED else "")
+    mixed = [group.label for group in groups if len({code(run) for run in group.judged} - {None}) > 1]
+    averaged = f" {len(mixed)} group(s) average it as they do seeds, such as {mixed[0]}." if mixed else ""
+    dirty = " No commit holds all of what is -dirty." if any(str(c).endswith("-dirty") for c in counts) else ""
+    return [f"The code differs between runs, {listed}: so may the figures, for that alone.{averaged}{dirty}"]
+
+
+def code(run: Run) -> str | None:
+    """Version and commit a run was made with, `-dirty` where the code was changed since; None where it does not say."""
+    version, (commit, dirty, _) = run.results.get("version"), str(run.results.get("git_sha") or "").partition("-dirty")
+    known = [text(version)] if version else []
+    return " at ".join([*known, *([printable(commit[:COMMIT] + dirty)] if commit else [])]) or None
+
+
+def _tested(metric: Metric, ranks: dict[str, int]) -> list[str]:
+    if not metric.name.startswith("test/") or len(ranks) < 2:
+        return []
+    return [
+        f"The test images chose the order, by {metric.name}, so they judge the best too kindly: choose --by {DEFAULT} "
+        "and report the test figures of what that chose."
+    ]
 
 
 def _repeats(groups: Sequence[Group]) -> list[str]:

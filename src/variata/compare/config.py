@@ -4,6 +4,7 @@ A node with a `_target_` becomes a key of its own, whose value is the last part 
 """
 
 import json
+import math
 import re
 import zlib
 from collections.abc import Iterator, Mapping
@@ -48,26 +49,29 @@ def text(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):
-        return f"{value:.6g}"
+        return f"{value:.0f}" if whole(value) else f"{value:.6g}"
     words = printable(json.dumps(value, default=str) if isinstance(value, list | dict) else str(value))
     return words if len(words) <= LONGEST else f"{words[:LONGEST]}… {zlib.crc32(words.encode()):08x}"
 
 
 def brief(value: str) -> str:
-    """A number a sampler drew, in four digits; anything else as it is."""
-    try:
-        return value if len(value) < 7 else f"{float(value):.4g}"
-    except ValueError:
-        return value
+    """A fraction a sampler drew, in four digits; whole numbers, which a seed may be, and anything else as they are."""
+    size = number(value) if len(value) >= 7 else None
+    return value if size is None or not math.isfinite(size) or size.is_integer() else f"{size:.4g}"
+
+
+def whole(value: float) -> bool:
+    """Whether a float stands for one integer and no other."""
+    return value.is_integer() and abs(value) < 2**53
 
 
 def number(value: Any) -> float | None:
-    """A value as a number, where it is one; YAML reads 1e-3 as a word."""
+    """A value as a number, where it is one that a float can hold; YAML reads 1e-3 as a word."""
     if isinstance(value, bool) or not isinstance(value, int | float | str) or isinstance(value, Choice):
         return None
     try:
         return float(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 

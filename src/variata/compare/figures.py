@@ -1,5 +1,6 @@
 """Plots of a comparison, as plotly's plain dictionaries; colours of paper and ink are the page's."""
 
+import math
 from collections.abc import Iterator, Sequence
 from html import escape
 from typing import Any
@@ -107,10 +108,12 @@ def trade_off(c: Comparison) -> Figure:
     means = [_means(points) for _, _, points in pairs]
     if len(means) > 1 and not _apart(c):
         data.append(_front([(rate.mean, distortion.mean) for rate, distortion in means]))
-    box = _box([(rate, distortion) for _, _, points in pairs for _, rate, distortion in points])
-    lines, labels = _equal(*box)
+    every = [point for _, _, points in pairs for point in points]
+    x = _extent([rate for _, rate, _ in every], [rate for rate, _ in means])
+    y = _extent([distortion for *_, distortion in every], [distortion for _, distortion in means])
+    lines, labels = _equal(x, y)
     layout = _layout(f"{split(c)} {AXES['x']}", f"{split(c)} {AXES['y']}")
-    layout["xaxis"]["range"], layout["yaxis"]["range"] = box
+    layout["xaxis"]["range"], layout["yaxis"]["range"] = x, y
     return {"data": [lines, *data], "layout": {**layout, "annotations": labels}}
 
 
@@ -144,7 +147,7 @@ def _mean(group: Group, colour: str, points: Sequence[tuple[Run, float, float]])
         **_group(group, colour, legend=True),
         **{"mode": "markers", "x": [rate.mean], "y": [distortion.mean], "text": [f"{named(group.label)}, mean"]},
         "marker": {"color": colour, "size": 11, "symbol": "diamond", "line": {"width": 1, "color": "white"}},
-        **{f"error_{axis}": _bar(s.half, colour) for axis, s in (("x", rate), ("y", distortion)) if s.half},
+        **{f"error_{axis}": _bar(s.half, colour) for axis, s in (("x", rate), ("y", distortion)) if s.half is not None},
         "hovertemplate": "%{text}<br>rate %{x:.2f}, distortion %{y:.2f}<extra></extra>",
     }
 
@@ -162,11 +165,14 @@ def _front(means: Sequence[tuple[float, float]]) -> Figure:
     }
 
 
-def _box(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
-    """A frame around points; intervals may be far wider."""
-    first, second = ([min(values), max(values)] for values in zip(*points, strict=True))
-    pads = [0.08 * (high - low) or 1.0 for low, high in (first, second)]
-    return [first[0] - pads[0], first[1] + pads[0]], [second[0] - pads[1], second[1] + pads[1]]
+def _extent(values: Sequence[float], means: Sequence[Summary]) -> list[float]:
+    """A range around values and the intervals of means, which may make it up to thrice as wide as the values do."""
+    low, high = min(values), max(values)
+    ends = [mean.mean + sign * (mean.half or 0.0) for mean in means for sign in (-1, 1)]
+    width = (high - low) or math.inf  # of one value alone the interval is all there is to see
+    low, high = min(low, max(low - width, min(ends))), max(high, min(high + width, max(ends)))
+    pad = 0.08 * (high - low) or 1.0
+    return [low - pad, high + pad]
 
 
 def _equal(x: Sequence[float], y: Sequence[float]) -> tuple[Figure, list[Figure]]:

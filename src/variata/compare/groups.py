@@ -45,8 +45,12 @@ class Group:
 
     def summary(self, metric: Metric) -> Summary | None:
         """Over the judged runs; None where there is no figure or they do not compare."""
-        values = [v for run in self.judged if (v := run.figure(metric.name)) is not None]
+        values = self.figures(metric)
         return summarise(values) if values and not self.mixed(metric) else None
+
+    def figures(self, metric: Metric) -> list[float]:
+        """Of the judged runs that have one."""
+        return [v for run in self.judged if (v := run.figure(metric.name)) is not None]
 
     def values(self, key: str) -> str:
         """What its runs have for a key."""

@@ -42,7 +42,7 @@ def importance(runs: Sequence[Run], keys: Sequence[str], metric: str) -> Importa
     """Of keys for a metric; None where there are too few runs or nothing varies."""
     those = [run for run in runs if run.figure(metric) is not None]
     y = np.array([run.figure(metric) for run in those], dtype=float)
-    if len(those) < FEWEST or not keys or np.ptp(y) == 0:
+    if len(those) < FEWEST or not keys or y.var() == 0:
         return None
     x = np.stack([encoded(those, key) for key in keys], 1)  # [runs, keys]
     error, shuffled = _errors(x, y)

@@ -7,6 +7,7 @@ from itertools import chain
 from variata.compare.config import ABSENT, Choice, text
 from variata.compare.read import Run
 
+BATCH, PER_DEVICE = "data.batch_size", "data.batch_size_per_device"
 NO_EXPERIMENT = (  # keys, and all below them: where a run is, what it tells, how it is judged and on what it runs
     *(
         "seed",
@@ -21,6 +22,7 @@ NO_EXPERIMENT = (  # keys, and all below them: where a run is, what it tells, ho
     ),
     *("data.root", "data.cache", "data.eval_batch_size", "updates_per_call", "compile", "optimizer.fused"),
     *("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy"),
+    PER_DEVICE,  # with the number of devices it makes BATCH, which alone changes what is trained
 )
 
 
@@ -67,7 +69,8 @@ def below(key: str, nodes: Iterable[str]) -> bool:
 
 def asked(runs: Iterable[Run]) -> set[str]:
     """Keys and groups that the command line of some run gave a value."""
-    return {word.partition("=")[0].lstrip("+~").partition("@")[0] for run in runs for word in run.overrides}
+    words = {word.partition("=")[0].lstrip("+~").partition("@")[0] for run in runs for word in run.overrides}
+    return words | {BATCH} if PER_DEVICE in words else words
 
 
 def leading(keys: Sequence[str], runs: Sequence[Run]) -> list[str]:

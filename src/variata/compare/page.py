@@ -21,8 +21,8 @@ TITLES = {
     ),
     "trade_off": (
         "Rate and distortion",
-        "A point per run, a diamond per group with 95% intervals. Dotted lines join "
-        "points of equal ELBO = -(rate + distortion).",
+        "A point per run, a diamond per group with 95% intervals, cut where they are far wider than the points. Dotted "
+        "lines join points of equal ELBO = -(rate + distortion).",
     ),
 }
 
@@ -81,7 +81,7 @@ def header(c: Comparison) -> str:
 def protocols(c: Comparison) -> str:
     """On what runs were judged, and with how many samples."""
     named = {printable(text(run.results["data/protocol"])) for run in c.runs if run.results.get("data/protocol")}
-    samples = sorted({run.results["test/nll_samples"] for run in c.runs if run.results.get("test/nll_samples")})
+    samples = sorted({k for run in c.runs if (k := run.results.get("test/nll_samples")) is not None})
     bound = f"; NLL with {', '.join(f'{k:,}' for k in samples)} samples per image" if samples else ""
     return ("; ".join(sorted(named)) or "unknown") + bound
 

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import math
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,8 +37,14 @@ def columns(c: Comparison) -> tuple[list[Column], int]:
 def pictured(group: Group, metric: Metric) -> Run | None:
     """The run with pictures that is best by a metric."""
     runs = [run for run in group.judged or group.runs if any(_path(run, kind).is_file() for kind in KINDS)]
-    sign = 1 if metric.up else -1
-    return max(runs, key=lambda run: sign * (run.figure(metric.name) or -sign * float("inf")), default=None)
+    return max(runs, key=lambda run: _merit(run.figure(metric.name), metric), default=None)
+
+
+def _merit(figure: float | None, metric: Metric) -> float:
+    """The higher the better; a run without the figure comes after all others."""
+    if figure is None:
+        return -math.inf
+    return figure if metric.up else -figure
 
 
 def _path(run: Run, kind: str) -> Path:

@@ -20,6 +20,7 @@ LOADER = cast(type[yaml.SafeLoader], getattr(yaml, "CSafeLoader", yaml.SafeLoade
 CURVE = ("step", "val/elbo", "val/rate", "val/distortion")  # columns of metrics.csv
 QUIET = 600  # seconds without a sign of life after which a run counts as killed
 SIGNS = ("config.yaml", "metrics.csv", "train.log", "checkpoints/last.ckpt")
+LARGEST = 1e100  # of a figure: no float32 holds more, and the squares of far more overflow
 DEEPEST = 50  # levels of a configuration
 SKIPPED = {"wandb", "checkpoints", "images"}
 
@@ -33,7 +34,7 @@ class Run:
         config: By dotted key.
         overrides: What was asked for on the command line.
         results: results.json; `val/*` at the best validation and `train/minutes` are added.
-        curve: Columns of CURVE, a row per validation.
+        curve: Columns of CURVE, a row per validation; empty where nobody asked for it.
         status: finished, failed, interrupted, pruned, running or killed.
         began: In seconds since 1970, by the directory's name, else by config.yaml.
     """
@@ -76,8 +77,12 @@ class ForeignError(RunError):
     """The configuration of another program."""
 
 
-def read_below(roots: Sequence[Path]) -> Found:
+def read_below(roots: Sequence[Path], curves: bool = True) -> Found:
     """All runs below folders, each once.
+
+    Args:
+        roots: The folders.
+        curves: Whether to read the curves of runs whose results have the best of it, nearly all there is to read.
 
     Raises:
         ConfigError: A path is no folder, or there is nothing below any of them.
@@ -90,7 +95,7 @@ def read_below(roots: Sequence[Path]) -> Found:
     found, seen = Found(), set[Path]()
     for root in roots:
         for folder, inside in _folders(root, seen, found.left_out):
-            _add(folder, inside, found)
+            _add(folder, inside, found, curves)
     if not found.runs and not found.left_out:
         places = ", ".join(map(str, roots))
         raise ConfigError(
@@ -119,10 +124,10 @@ def _folders(root: Path, seen: set[Path], left_out: list[LeftOut]) -> Iterator[t
             yield Path(folder), inside
 
 
-def _add(folder: Path, inside: list[str], found: Found) -> None:
+def _add(folder: Path, inside: list[str], found: Found, curves: bool) -> None:
     descend = False
     try:
-        found.runs.append(read(folder))
+        found.runs.append(read(folder, curves))
     except ForeignError as error:
         descend = True
         found.left_out.append(LeftOut(folder, str(error)))
@@ -132,18 +137,36 @@ def _add(folder: Path, inside: list[str], found: Found) -> None:
         inside.clear()
 
 
-def read(folder: Path) -> Run:
-    """One run.
+def read(folder: Path, curves: bool = True) -> Run:
+    """One run, its curve where that is asked for or tells what results.json does not.
 
     Raises:
         ForeignError: It belongs to another program.
         RunError: One of its files is damaged; the message names file and reason.
     """
     config, results = read_config(folder), read_results(folder)
-    curve = read_curve(folder / "metrics.csv")
+    curve = read_curve(folder / "metrics.csv") if curves or "val/elbo" not in results else []
+    config = with_batch(config, results)
     overrides = tuple(map(printable, read_text(folder / "overrides.txt").splitlines()))
     ended, figures = status(folder, results, config), completed(results, curve)
     return Run(folder, config, overrides, figures, curve, ended, began(folder))
+
+
+def with_batch(config: Flat, results: dict[str, Any]) -> Flat:
+    """The configuration with the images of an update, over all devices, as `data.batch_size`.
+
+    Given per device, they grow with the devices. How many `auto` or -1 were only the run knows: where it does not say,
+    what was asked for is the value.
+    """
+    per_device, devices = config.get("data.batch_size_per_device"), config.get("trainer.devices")
+    if per_device is None:
+        return config
+    batch = results.get("train/batch_size")
+    if batch is None:
+        count, nodes = len(devices) if isinstance(devices, list) else devices, config.get("trainer.num_nodes", 1)
+        factors = [number(value) or -1 for value in (per_device, count, nodes)]
+        batch = math.prod(factors) if min(factors) > 0 else f"{per_device} on each of {devices}"
+    return {**config, "data.batch_size": batch}
 
 
 def read_text(path: Path) -> str:
@@ -196,15 +219,17 @@ def read_results(folder: Path) -> dict[str, Any]:
         raise RunError("results.json does not say how the run ended: it has no status.")
     for name, value in results.items():
         if name.startswith(("val/", "test/", "train/")) and not _figure(value):
-            raise RunError(f"results.json has {name}={str(value)[:40]!r}, which is no number.")
+            raise RunError(
+                f"results.json has {name}={str(value)[:40]!r}, which is no figure: a number up to {LARGEST:g}."
+            )
     return results
 
 
 def _figure(value: Any) -> bool:
-    """Whether a value is a number that a float can hold, or null."""
+    """Whether a value is a number that may be averaged, or none: null, NaN, Infinity."""
     if isinstance(value, bool) or not isinstance(value, int | float | None):
         return False
-    return not isinstance(value, int) or value.bit_length() < 1024
+    return value is None or not LARGEST < abs(value) < math.inf
 
 
 def read_curve(path: Path) -> list[tuple[float, ...]]:
@@ -229,17 +254,30 @@ def _validations(rows: Iterator[list[str]], header: list[str]) -> list[tuple[flo
         if len(row) != len(header):
             raise ValueError(f"{len(row)} values for {len(header)} columns")
         if row[places[1]]:
-            curve.append(tuple(float(row[place] or "nan") for place in places))
-    return [point for point in curve if math.isfinite(point[1])]
+            curve.append(_point([row[place] for place in places]))
+    return [point for point in curve if bounded(point[1])]
+
+
+def _point(words: list[str]) -> tuple[float, ...]:
+    """A validation; rate or distortion may be missing, the update it was made at may not."""
+    point = tuple(float(word or "nan") for word in words)
+    if not bounded(point[0]):
+        raise ValueError(f"step={words[0]!r} is no number of updates")
+    return point
 
 
 def completed(results: dict[str, Any], curve: list[tuple[float, ...]]) -> dict[str, Any]:
     """Results with what follows from others: figures at the best validation, minutes; NaN is None."""
     best = max(curve, key=lambda point: point[1], default=())
     seconds = results.get("train/seconds")
-    added = dict(zip(CURVE[1:], best[1:], strict=False)) | ({"train/minutes": seconds / 60} if seconds else {})
-    every = {**added, **results}
-    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in every.items()}
+    minutes = {} if seconds is None else {"train/minutes": seconds / 60}
+    every = {**dict(zip(CURVE[1:], best[1:], strict=False)), **minutes, **results}
+    return {k: None if isinstance(v, float) and not bounded(v) else v for k, v in every.items()}
+
+
+def bounded(value: float) -> bool:
+    """Whether a number is one that figures can be computed with."""
+    return abs(value) <= LARGEST
 
 
 def status(folder: Path, results: dict[str, Any], config: Flat) -> str:
@@ -248,7 +286,7 @@ def status(folder: Path, results: dict[str, Any], config: Flat) -> str:
     A run that trains writes checkpoints/last.ckpt every `checkpoint_every` seconds, and metrics.csv between. One that
     was resumed has written config.yaml after results.json.
     """
-    written = {name: stamp for name in (*SIGNS, "results.json") if (stamp := modified(folder / name))}
+    written = {name: stamp for name in (*SIGNS, "results.json") if (stamp := modified(folder / name)) is not None}
     patience = max(QUIET, 5 * (number(config.get("checkpoint_every")) or 0))
     lives = time.time() - max((written[name] for name in SIGNS if name in written), default=0) < patience
     resumed = written.get("config.yaml", 0) > written.get("results.json", 0) + 2

@@ -10,17 +10,11 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Summary:
-    """Mean of n values and half the width of its 95% interval, None where one value tells nothing of it."""
+    """Mean of n values and half the width of its 95% interval, None where too few values tell nothing of it."""
 
     n: int
     mean: float
     half: float | None
-
-    def overlaps(self, other: "Summary") -> bool | None:
-        """Whether the intervals have a point in common; None where there is none."""
-        if self.half is None or other.half is None:
-            return None
-        return abs(self.mean - other.mean) <= self.half + other.half
 
 
 def summarise(values: Sequence[float]) -> Summary:
@@ -28,10 +22,32 @@ def summarise(values: Sequence[float]) -> Summary:
     n, mean = len(values), float(np.mean(values))
     if n == 1:
         return Summary(n, mean, None)
-    from scipy.special import stdtrit  # quantiles of Student's t; scipy.stats takes a second to import
+    return Summary(n, mean, _quantile(n - 1) * float(np.std(values, ddof=1)) / n**0.5)
 
-    quantile = float(stdtrit(n - 1, (1 + CONFIDENCE) / 2))
-    return Summary(n, mean, quantile * float(np.std(values, ddof=1)) / n**0.5)
+
+def welch(first: Sequence[float], second: Sequence[float]) -> Summary:
+    r"""Difference \(\bar v - \bar w\) of independent means and \(t_\nu \sqrt{a + b}\), where the variances may differ.
+
+    \(a = s_v^2 / n\), \(b = s_w^2 / m\), \(\nu = (a + b)^2 / (a^2 / (n - 1) + b^2 / (m - 1))\). Welch, The
+    generalization of Student's problem when several different population variances are involved, 1947,
+    https://doi.org/10.1093/biomet/34.1-2.28
+    """
+    n, m = len(first), len(second)
+    total, difference = n + m, float(np.mean(first) - np.mean(second))
+    if min(n, m) == 1:
+        return Summary(total, difference, None)
+    a, b = float(np.var(first, ddof=1)) / n, float(np.var(second, ddof=1)) / m
+    if a + b == 0:
+        return Summary(total, difference, 0.0)
+    freedom = (a + b) ** 2 / (a**2 / (n - 1) + b**2 / (m - 1))
+    return Summary(total, difference, _quantile(freedom) * (a + b) ** 0.5)
+
+
+def _quantile(freedom: float) -> float:
+    """Of Student's t: within it and its negative lies what CONFIDENCE says."""
+    from scipy.special import stdtrit  # scipy.stats takes a second to import
+
+    return float(stdtrit(freedom, (1 + CONFIDENCE) / 2))
 
 
 def ranks(values: Sequence[float], up: bool) -> list[int]:

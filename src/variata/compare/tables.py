@@ -10,16 +10,22 @@ from typing import NamedTuple
 
 from variata import runs
 from variata.compare import keys
+from variata.compare.behind import Behind
 from variata.compare.comparison import Comparison
 from variata.compare.config import printable, visible
 from variata.compare.groups import Group
 from variata.compare.importance import HOW
-from variata.compare.metrics import METRICS, Metric
+from variata.compare.metrics import LOOSE, METRICS, Metric
 from variata.compare.metrics import differences as judgements
 from variata.compare.read import Run, read_text
 from variata.compare.statistics import Summary
 from variata.errors import ConfigError, RunError
 
+BEHIND = (
+    "Behind: how far its mean is from that of group 1 in {}, and the 95% interval of the difference: over pairs of "
+    "runs of equal seed (p) where there are two or more, else of independent runs (w, Welch); one run has none. "
+    "Each is by itself: of many, some leave out 0 by chance."
+)
 LOG = 4096  # characters of train.log that are looked through for an error
 
 
@@ -58,19 +64,36 @@ def differences(c: Comparison) -> Table:
 def results(c: Comparison) -> Table:
     """Means and intervals, by group."""
     columns = [m for m in METRICS.values() if any(g.summary(m) or g.mixed(m) for g in c.groups)]
-    rows = [
-        [number_of(c, g), Cell(g.label), Cell(str(len(g.judged)), len(g.judged)), *(figure(g, m) for m in columns)]
-        for g in c.groups
-    ]
+    headings = ["group", "configuration", "n"]
+    rows = [[number_of(c, g), Cell(g.label), Cell(str(len(g.judged)), len(g.judged))] for g in c.groups]
     caption = f"Mean ± half the 95% interval over seeds (Student's t); one run has none. {ranking(c)}"
-    return Table("Results", ["group", "configuration", "n", *(m.label for m in columns)], rows, caption, words=2)
+    if len(c.ranks) > 1:
+        headings, caption = [*headings, "behind"], f"{caption} {BEHIND.format(c.by.label)}"
+        rows = [[*row, distance(c.behind(g), c.by)] for row, g in zip(rows, c.groups, strict=True)]
+    rows = [[*row, *(figure(g, m) for m in columns)] for row, g in zip(rows, c.groups, strict=True)]
+    if any(m.mark(g.judged) for m in columns for g in c.groups):
+        caption = f"{caption} {LOOSE}"
+    return Table("Results", [*headings, *(m.label for m in columns)], rows, caption, words=2)
 
 
 def ranking(c: Comparison) -> str:
     """What decides the order."""
     if not c.ranks:
         return "Groups are not ranked."
-    return f"Ranked by {c.by.name}, {'higher' if c.by.up else 'lower'} is better."
+    chosen = " The validation images choose, so that the test figures are of images that did not."
+    return (
+        f"Ranked by {c.by.name}, {'higher' if c.by.up else 'lower'} is better.{chosen * c.by.name.startswith('val/')}"
+    )
+
+
+def distance(found: Behind | None, metric: Metric) -> Cell:
+    """How far a group is behind the best, and from where to where that may be."""
+    if found is None:
+        return Cell("–")
+    if found.interval is None:
+        return Cell(metric.text(found.gap), found.gap)
+    low, high = map(metric.text, found.interval)
+    return Cell(f"{metric.text(found.gap)} [{low}, {high}]{'p' if found.pairs else 'w'}", found.gap)
 
 
 def number_of(c: Comparison, group: Group) -> Cell:
@@ -86,13 +109,13 @@ def figure(group: Group, metric: Metric) -> Cell:
     if summary is None:
         return Cell("mixed" if group.mixed(metric) else "–")
     some = f" (n={summary.n})" if summary.n < len(group.judged) else ""
-    return Cell(spread(summary, metric) + some, summary.mean)
+    return Cell(spread(summary, metric) + metric.mark(group.judged) + some, summary.mean)
 
 
 def spread(summary: Summary, metric: Metric) -> str:
     """A summary in words."""
     half = "" if summary.half is None else f" ± {metric.text(summary.half)}"
-    return metric.text(summary.mean) + half
+    return metric.stated(summary.mean) + half
 
 
 def counted(group: Group) -> str:
@@ -151,33 +174,47 @@ def headline(c: Comparison) -> str:
         return unranked(c)
     if c.best is None or (first := c.best.summary(c.by)) is None:
         ended = ", ".join(f"{n} {status}" for status, n in Counter(run.status for run in c.runs).items()) or "none"
-        return f"Nothing to rank by {c.by.name}; runs: {ended}."
+        remedy = f" Rank by another figure, --by {other.name}." if (other := another(c)) else ""
+        return f"Nothing to rank by {c.by.name}; runs: {ended}.{remedy}"
     how = f"mean and 95% interval over {first.n} runs" if first.n > 1 else "one run, so no interval"
     if len(c.groups) == 1:
-        return f"{c.by.label} {spread(first, c.by)} {c.by.unit} ({how})."
+        return f"{c.by.label} {figure(c.best, c.by).text} {c.by.unit} ({how})."
     extreme = f"the {'highest' if c.by.up else 'lowest'} {c.by.label}"
-    return f"{c.best.label} has {extreme}, {spread(first, c.by)} {c.by.unit} ({how}). {runner_up(c, first)}".strip()
+    return f"{c.best.label} has {extreme}, {figure(c.best, c.by).text} {c.by.unit} ({how}). {runner_up(c)}".strip()
 
 
 def unranked(c: Comparison) -> str:
     """That figures do not compare, and which would."""
-    judged = [run for group in c.groups for run in group.judged]
-    others = [m for m in METRICS.values() if m.unit == c.by.unit and not judgements(judged, m)]
-    others = [m for m in others if all(run.figure(m.name) is not None for run in judged)]
-    remedy = f"Rank by another figure, --by {others[0].name}, or" if others else "Give only runs judged alike:"
+    judged, other = [run for group in c.groups for run in group.judged], another(c)
+    remedy = f"Rank by another figure, --by {other.name}, or" if other else "Give only runs judged alike:"
     names = judgements(judged, c.by)
     differ = f"{', '.join(names)} {'differ' if len(names) > 1 else 'differs'}"
     return f"Groups are not ranked by {c.by.label}: {differ} between runs. {remedy} compare each kind by itself."
 
 
-def runner_up(c: Comparison, first: Summary) -> str:
+def another(c: Comparison) -> Metric | None:
+    """A figure of the same unit that all runs have and that does compare."""
+    judged = [run for group in c.groups for run in group.judged]
+    others = [m for m in METRICS.values() if m.unit == c.by.unit and not judgements(judged, m)]
+    return next((m for m in others if judged and all(run.figure(m.name) is not None for run in judged)), None)
+
+
+def runner_up(c: Comparison) -> str:
     """How far behind the second group is."""
     second = next((g for g in c.groups[1:] if g.label in c.ranks), None)
-    if second is None or (summary := second.summary(c.by)) is None:
+    if second is None or (found := c.behind(second)) is None:
         return ""
-    overlap = first.overlaps(summary)
-    apart = "" if overlap is None else "; the intervals overlap" if overlap else "; the intervals do not overlap"
-    return f"Next is {second.label}, {c.by.text(abs(first.mean - summary.mean))} behind{apart}."
+    return f"Next is {second.label}, {c.by.text(found.gap)} behind; {certainty(found, c.by)}."
+
+
+def certainty(found: Behind, metric: Metric) -> str:
+    """Whether seeds alone may make such a difference."""
+    if found.interval is None:
+        return "there is no interval, which takes two runs of each"
+    low, high = map(metric.text, found.interval)
+    how = f"over {found.pairs} pairs of equal seed" if found.pairs else "Welch"
+    verdict = "holds 0, so either may be better" if found.open else "leaves out 0"
+    return f"the 95% interval of the difference, {low} to {high} ({how}), {verdict}"
 
 
 def markdown(c: Comparison) -> str:
