@@ -128,7 +128,7 @@ def test_a_group_is_behind_the_best_by_an_interval_over_common_seeds(tmp_path, b
     found = comparison.behind(third)
     assert found.interval == pytest.approx(tuple(welchs)) and found.pairs == 0
     cells = [row[3].text for row in tables.results(comparison).rows]
-    assert cells[0] == "–" and re.fullmatch(r"[\d.]+ \[[-\d.]+, [-\d.]+\]p", cells[1]) and cells[2].endswith("]w")
+    assert cells[0] == "–" and re.fullmatch(r"[\d.]+ \[[-\d.]+, [-\d.]+\] p", cells[1]) and cells[2].endswith("] w")
     assert "over 5 pairs of equal seed), leaves out 0" in tables.headline(comparison)
 
 

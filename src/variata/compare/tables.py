@@ -93,7 +93,7 @@ def distance(found: Behind | None, metric: Metric) -> Cell:
     if found.interval is None:
         return Cell(metric.text(found.gap), found.gap)
     low, high = map(metric.text, found.interval)
-    return Cell(f"{metric.text(found.gap)} [{low}, {high}]{'p' if found.pairs else 'w'}", found.gap)
+    return Cell(f"{metric.text(found.gap)} [{low}, {high}] {'p' if found.pairs else 'w'}", found.gap)
 
 
 def number_of(c: Comparison, group: Group) -> Cell:
