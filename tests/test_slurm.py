@@ -117,7 +117,7 @@ def cluster(tmp_path_factory):
     assert not Path(said[0]).parent.exists()
 
 
-def until(condition, seconds=60):
+def until(condition, seconds=120):
     deadline = time.monotonic() + seconds
     while not (met := condition()) and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -151,15 +151,15 @@ def said(run, task=0):
 
 @pytest.fixture(scope="module")
 def array(cluster, tmp_path_factory):
-    """Three jobs at a time, of which one is preempted and one killed."""
+    """Three jobs, of which one is preempted and one killed."""
     folder = tmp_path_factory.mktemp("array")
     outputs = folder / "outputs"
-    process = cluster.start(folder, *JOB, "trainer=cpu", "trainer.max_epochs=120", "seed=1,2,3", "jobs=3")
+    process = cluster.start(folder, *JOB, "trainer=cpu", "trainer.max_epochs=120", "seed=1,2,3")
     numbers = until(lambda: len(found := cluster.jobs("--states=RUNNING")) == 3 and found)
     cluster.ask("scancel", numbers[2])
     until(lambda: (sweep_of(outputs) / "1" / "checkpoints" / "last.ckpt").is_file())
     cluster.ask("scancel", "--signal=USR2", numbers[1])
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=240)
     return Answer(process.returncode, out, err, outputs), numbers
 
 
@@ -197,7 +197,7 @@ def test_what_slurm_kills_has_failed_with_its_reason(array):
 
 
 @pytest.mark.slow
-def test_a_run_over_two_nodes_is_cancelled_with_its_sweep_and_resumed(cluster, tmp_path):
+def test_a_run_over_two_nodes_is_cancelled_with_its_sweep_and_resumed_once(cluster, tmp_path):
     outputs = tmp_path / "outputs"
     process = cluster.start(tmp_path, *JOB, *SEVERAL, "trainer.max_epochs=20", "seed=1")
     until(lambda: list(outputs.rglob("last.ckpt")))
@@ -208,9 +208,15 @@ def test_a_run_over_two_nodes_is_cancelled_with_its_sweep_and_resumed(cluster, t
     assert not (run / ".stop").exists()
     assert results(run)["status"] == "interrupted" and results(run)["train/steps"] < 200
     assert f"sweep.resume={run.parent.relative_to(tmp_path)}" in " ".join(err.split())
+    killed = cluster.start(tmp_path, f"sweep.resume={run.parent}")
+    (number,) = until(lambda: cluster.jobs("--states=RUNNING"))
+    killed.kill()
+    killed.communicate()
     process = cluster.start(tmp_path, f"sweep.resume={run.parent}")
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
+    assert f"waited for, not begun again: 0 ({number})." in " ".join(err.split())
+    assert "is SLURM's" not in err
     assert results(run)["status"] == "finished" and steps(run) == list(range(20, 201, 20))
     assert len(set(wandb_ids(run))) == 1 and list(outputs.rglob("results.json")) == [run / "results.json"]
     assert "2 x cpu" in (run / "output.log").read_text()

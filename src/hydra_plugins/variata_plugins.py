@@ -50,11 +50,11 @@ class Joblib(ProcessLauncher):
     """Processes on this machine, each with its share of the cores or GPUs.
 
     Args:
-        jobs: At a time.
+        jobs: At a time; None is one.
     """
 
-    def __init__(self, jobs: int = 1) -> None:
-        self.jobs = jobs
+    def __init__(self, jobs: int | None = None) -> None:
+        self.jobs = 1 if jobs is None else jobs
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         from variata.sweeps.local import Local
@@ -70,12 +70,12 @@ class SubmititSlurm(ProcessLauncher):
     """Jobs of a SLURM cluster, through submitit.
 
     Args:
-        jobs: At a time.
+        jobs: At a time; None sets no limit.
         max_num_timeout: How often a job may go on in another turn after its time was over.
         options: Of sbatch, in submitit's names.
     """
 
-    def __init__(self, jobs: int = 1, max_num_timeout: int = 20, **options: Any) -> None:
+    def __init__(self, jobs: int | None = None, max_num_timeout: int = 20, **options: Any) -> None:
         self.jobs, self.max_num_timeout, self.options = jobs, max_num_timeout, options
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:

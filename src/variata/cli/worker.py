@@ -23,10 +23,11 @@ from variata.cli.launch import explain, say
 from variata.cli.settings import checked
 from variata.cli.train import quiet, start, work
 from variata.errors import Interrupted, RunError, UserError
-from variata.sweeps.jobs import BUSY
+from variata.sweeps.jobs import BUSY, outcome
 
 PREDECESSOR = 60.0  # seconds it may take to end, when a sweep was killed and is resumed at once
-PATIENCE = 20.0  # seconds from a signal to the end of the process: less than the agent's 30, after which it kills
+PATIENCE = 15.0  # seconds from a signal to a second one, which does not wait, where a task of SLURM's does not say
+CLOSING = 5.0  # seconds from that to the end: together less than the agent's 30, after which it kills
 
 
 def main() -> int:
@@ -61,19 +62,28 @@ def part(job: Job, rank: int) -> int:
 
 
 def whole(job: Job, file: Path) -> int:
-    """All of a sweep's job, from its last checkpoint if it was begun before; what goes wrong is marked."""
+    """All of a sweep's job, while no other process is at it; nothing, where another has just done it."""
     try:
         with FileLock(file.with_suffix(".lock"), timeout=PREDECESSOR):
-            (job.folder / "results.json").unlink(missing_ok=True)  # of an earlier attempt
-            logging.config.dictConfig(job.logging)
-            start(replace(job, config=checked(job.config)).continued())
+            if outcome(job.folder).well:
+                say(f"The job {job.folder} was done meanwhile.")
+                return 0
+            return attempt(job)
+    except Timeout:
+        say(f"Another process is still at the job {job.folder}. Stop it, or wait for it, then resume.")
+        return BUSY
+
+
+def attempt(job: Job) -> int:
+    """Do a job, from its last checkpoint if it was begun before; what goes wrong is marked."""
+    (job.folder / "results.json").unlink(missing_ok=True)  # of an earlier attempt
+    try:
+        logging.config.dictConfig(job.logging)
+        start(replace(job, config=checked(job.config)).continued())
         return 0
     except Interrupted as error:
         say(str(error))
         return error.exit_code
-    except Timeout:
-        say(f"Another process is still at the job {job.folder}. Stop it, or wait for it, then resume.")
-        return BUSY
     except Exception as error:
         told = (
             error if isinstance(error, UserError) else RunError(explain(error)) if isinstance(error, OSError) else None
@@ -133,20 +143,26 @@ def begin(rank: int, devices: int, parent: int | None = None) -> None:
 def end_in_time(parent: int) -> None:
     """End this process when a signal has not done so after a while, and when the process that started it is gone.
 
-    It may be waiting in a library for a device that is gone, where no handler of Python's runs; a thread does.
+    Python's handlers first hear a second signal, with which a run ends wherever it is, in a validation or a compiler,
+    and goes on later from its last checkpoint. It may also be waiting in a library for a device that is gone, where no
+    handler of Python's runs; a thread does.
     """
+    patience = float(os.environ.get("VARIATA_PATIENCE", PATIENCE))
     read, write = os.pipe()
     os.set_blocking(write, False)
     signal.set_wakeup_fd(write)
 
     def watch() -> None:
-        signals = b""
-        while not {signal.SIGINT, signal.SIGTERM} & set(signals):
+        asked = set[int]()
+        while not asked:
             signals = os.read(read, 64) if select([read], [], [], 1.0)[0] else b""
+            asked = {int(signal.SIGINT), int(signal.SIGTERM)} & set(signals)
             if os.getppid() != parent:
                 os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(PATIENCE)
-        os._exit(1)
+        time.sleep(patience)
+        os.kill(os.getpid(), min(asked))
+        time.sleep(CLOSING)
+        os._exit(128 + min(asked))
 
     threading.Thread(target=watch, daemon=True).start()
 

@@ -48,7 +48,10 @@ class Progress:
         self.began = time.monotonic()
         before = f", {done} of them done before" if done else ""
         where = "" if parallel == 1 else f" Each writes what it would show into {folder}/<job>/output.log."
-        tell(f"{total} job{'s' * (total > 1)}{before}, {parallel} at a time, in {folder}.{where}", stderr=True)
+        tell(
+            f"{total} job{'s' * (total > 1)}{before}, {min(parallel, total)} at a time, in {folder}.{where}",
+            stderr=True,
+        )
 
     def ended(self, job: Job, how: Outcome) -> None:
         """A line: which, how, how well or why not, and how long the others may take."""

@@ -76,11 +76,16 @@ def outcome(folder: Path) -> Outcome:
 
 def command(job: Job) -> list[str]:
     """What does a job: a process that reads it from a file beside the sweep's run directories."""
-    file = job.folder.parent / ".jobs" / f"{job.folder.name}.json"
+    file = beside(job, "json")
     file.parent.mkdir(parents=True, exist_ok=True)
     job.folder.mkdir(parents=True, exist_ok=True)
     runs.write(file, job.dumps(), secret=True)
     return [sys.executable, "-P", "-m", "variata.cli.worker", str(file)]
+
+
+def beside(job: Job, kind: str) -> Path:
+    """A file of a job's, beside the sweep's run directories: itself ("json"), or whose process is at it ("lock")."""
+    return job.folder.parent / ".jobs" / f"{job.folder.name}.{kind}"
 
 
 def ensure_marked(job: Job, code: int) -> None:

@@ -35,6 +35,7 @@ from variata.sweeps.search import Grid, Search, Source
 from variata.sweeps.space import Space
 
 BASIC = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
+SLURM = "hydra_plugins.variata_plugins.SubmititSlurm"
 OF_SWEEPS = ("sweep", "jobs")  # words of the command line that are not the jobs'
 MAY_CHANGE = ("sweep.trials", "sweep.report")  # when resuming
 
@@ -77,7 +78,8 @@ def sweep(context: HydraContext, task: TaskFunction, config: DictConfig, argumen
         Interrupted: Ctrl-C or SIGTERM; the sweep can be resumed.
     """
     request, folder = asked(config, arguments)
-    launcher, again = launcher_of(context, task, config, request), resuming(config, folder, request)
+    again = resuming(config, folder, request)
+    launcher = launcher_of(context, task, config, request)
     points = space.read(request.options.params, request.arguments)
     with ended_by_signals(again), alone(folder):
         source = source_of(request.options, points, folder, config.jobs, partial(compose, context, config))
@@ -147,7 +149,7 @@ def asked(config: DictConfig, arguments: list[str]) -> tuple[Request, Path]:
         raise ConfigError(
             "resume= goes on with one run: leave out -m. A sweep goes on by sweep.resume=<its directory>."
         )
-    if not isinstance(config.jobs, int) or config.jobs < 1:
+    if config.jobs is not None and (not isinstance(config.jobs, int) or config.jobs < 1):
         raise ConfigError(f"jobs={config.jobs} is no whole number from 1.")
     chosen, primary = options(config.sweep), [word for word in sys.argv[1:] if word.startswith("--config")]
     if chosen.resume is None:
@@ -187,7 +189,7 @@ def quoted(path: Path) -> str:
 def resuming(config: DictConfig, folder: Path, request: Request) -> str:
     """The command that goes on with a sweep as it was launched."""
     launching = [word for word in config.hydra.overrides.hydra if word.startswith(("hydra/launcher", "hydra.launcher"))]
-    jobs = [f"jobs={config.jobs}"] if config.jobs != 1 else []
+    jobs = [f"jobs={config.jobs}"] if config.jobs is not None else []
     words = [*request.primary, f"sweep.resume={quoted(folder)}", *jobs, *launching]
     return f"python train.py -m {shlex.join(words)}"
 
@@ -197,10 +199,21 @@ def launcher_of(context: HydraContext, task: TaskFunction, config: DictConfig, r
     if crew():
         with read_write(config), open_dict(config):
             config.hydra.launcher = {"_target_": BASIC}
+    with read_write(config):
+        config.jobs = at_a_time(config, request.options)
     launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task, config=config)
     if not isinstance(launcher, ProcessLauncher) and (request.options.sampler or config.jobs != 1):
         raise ConfigError("jobs and sweep.sampler need hydra/launcher=joblib (the default) or submitit_slurm.")
     return launcher
+
+
+def at_a_time(config: DictConfig, options: Options) -> int:
+    """Jobs at a time: as `jobs` says; else one here, on a cluster all, or a fifth of a search that learns from them."""
+    if config.jobs is not None:
+        return config.jobs
+    if config.hydra.launcher._target_ != SLURM:
+        return 1
+    return max(1, options.trials // 5) if options.sampler in ("tpe", "cmaes") else sys.maxsize
 
 
 def consecutive(jobs: Iterable[Job]) -> Iterator[list[Job]]:
