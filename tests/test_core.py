@@ -165,6 +165,17 @@ def test_a_ladder_is_built_from_the_same_parts():
     assert vae.decode(trace.latents[0].z).mean.shape == (10, 1, 8, 8)  # the lower rung comes from its prior
 
 
+def test_a_ladder_generates_every_rung_at_a_temperature():
+    vae, state = two_rungs(), torch.randn(1, 4, 4, 4).expand(20_000, -1, -1, -1)
+    with torch.no_grad():
+        latent, _ = vae.rungs[1](state, temperature=0.5)  # its prior depends on the state
+        assert torch.allclose(latent.z.mean(0), latent.p.mean[0], atol=0.05)
+        assert torch.allclose(latent.z.std(0), 0.5 * latent.p.stddev[0], rtol=0.05)
+        cold, given = vae.sample(4, temperature=0.0).mean, vae.decode(torch.zeros(4, 3, 2, 2), temperature=0.0).mean
+    assert torch.equal(cold, cold[:1].expand_as(cold)) and torch.equal(given, cold)  # each rung is at its prior's mean
+    assert not torch.equal(vae.decode(torch.zeros(1, 3, 2, 2)).mean, given[:1])
+
+
 def test_a_ladder_weighs_all_its_rungs():
     trace = two_rungs()(torch.rand(5, 1, 8, 8).round())
     parts = [latent.p.log_prob(latent.z) - latent.q.log_prob(latent.z) for latent in trace.latents]

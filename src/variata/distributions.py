@@ -13,8 +13,20 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.distributions import Bernoulli, Categorical, Distribution, Independent, Laplace, MixtureSameFamily, Normal
+from torch.distributions import (
+    Bernoulli,
+    Categorical,
+    Distribution,
+    Independent,
+    Laplace,
+    MixtureSameFamily,
+    MultivariateNormal,
+    Normal,
+    StudentT,
+)
 from torch.nn.functional import logsigmoid, softplus
+
+from variata.errors import ConfigError
 
 LEVELS = 256
 
@@ -47,6 +59,39 @@ def mixture(logits: Tensor, components: Distribution, n: int) -> MixtureSameFami
 
 def _joint(elements: Distribution) -> Independent:
     return Independent(elements, len(elements.batch_shape) - 1, validate_args=False)
+
+
+def tempered(p: Distribution, t: float) -> Distribution:
+    r"""p at temperature t: its scale times t around the same location, \(N(\mu, t^2 \Sigma)\) of a Gaussian.
+
+    Of a mixture it is each component's, \(\sum_m \pi_m N(\mu_m, t^2 \Sigma_m)\): the weights stay, and a draw nears the
+    mean of its component, not the mean of all, which may lie where the mixture has no density. t = 1 is p itself; at
+    t = 0 the draws are locations, and there is no density to ask for.
+
+    Raises:
+        ConfigError: p is of a family with no location and scale known here.
+        ValueError: t is negative.
+    """
+    if not t >= 0:
+        raise ValueError(f"A temperature is a number from 0, got {t}.")
+    if t == 1:
+        return p
+    match p:
+        case Independent():
+            return Independent(tempered(p.base_dist, t), p.reinterpreted_batch_ndims, validate_args=False)
+        case MixtureSameFamily():
+            components = tempered(p.component_distribution, t)
+            return MixtureSameFamily(p.mixture_distribution, components, validate_args=False)
+        case Normal() | Laplace():
+            return type(p)(p.loc, t * p.scale, validate_args=False)
+        case StudentT():
+            return StudentT(p.df, p.loc, t * p.scale, validate_args=False)
+        case MultivariateNormal():
+            return MultivariateNormal(p.loc, scale_tril=t * p.scale_tril, validate_args=False)
+    raise ConfigError(
+        f"A temperature scales what has a location and a scale (Gaussian, Laplace, Student t, mixtures of them); "
+        f"{type(p).__name__} has none that is known here. Leave the temperature at 1."
+    )
 
 
 class ContinuousBernoulli(Distribution):

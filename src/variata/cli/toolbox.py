@@ -65,7 +65,8 @@ def sample(vae: VAE, arguments: Namespace) -> list[Path]:
         name = "sample_gmm.png"
         codes = training_codes(vae, opened(arguments))
         sampler = MixtureSampler(codes, temperature=arguments.temperature, seed=arguments.seed)
-    return [save(grid(vae.decode(sampler(arguments.images)).mean, columns=8), folder(arguments) / name)]
+    drawn = vae.decode(sampler(arguments.images), temperature=arguments.temperature).mean
+    return [save(grid(drawn, columns=8), folder(arguments) / name)]
 
 
 def interpolate(vae: VAE, arguments: Namespace) -> list[Path]:
@@ -216,7 +217,7 @@ def parser(command: str) -> ArgumentParser:
             "--temperature",
             type=float,
             default=1.0,
-            help="of the draws; below 1 closer to the mean (%(default)s)",
+            help="factor of the standard deviations of the prior or of a mixture's components (%(default)s)",
         )
         add(
             "--sampler",
