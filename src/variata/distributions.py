@@ -63,6 +63,15 @@ def _joint(elements: Distribution) -> Independent:
     return Independent(elements, len(elements.batch_shape) - 1, validate_args=False)
 
 
+def moments(p: Distribution) -> tuple[Tensor, Tensor] | None:
+    """Mean and standard deviation of each element, [N, *event]; None where they have no formula or are infinite."""
+    try:
+        mean, std = p.mean, p.stddev
+    except NotImplementedError:
+        return None
+    return (mean, std) if mean.isfinite().all() and std.isfinite().all() else None
+
+
 def tempered(p: Distribution, t: float) -> Distribution:
     r"""p at temperature t: its scale times t around the same location, \(N(\mu, t^2 \Sigma)\) of a Gaussian.
 
