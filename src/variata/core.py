@@ -151,12 +151,12 @@ class VAE(nn.Module):
     def forward(self, x: Tensor, samples: int = 1) -> Trace:
         """Encode x [B, C, H, W] once, draw `samples` latents per image, decode them."""
         features = [repeat(h, samples) for h in self.encoder(x)]
-        latents, state = self._descend(samples * len(x), features)
+        latents, state = self._descend(samples * x.shape[0], features)
         return Trace(x, self.likelihood(self.decoder(state)), latents, samples)
 
     def encode(self, x: Tensor) -> tuple[Latent, ...]:
         """The latents of x [N, C, H, W], top rung first; `encode(x)[0].q.mean` are the features of a flat model."""
-        return self._descend(len(x), self.encoder(x))[0]
+        return self._descend(x.shape[0], self.encoder(x))[0]
 
     def decode(self, *z: Tensor, temperature: float = 1.0) -> Distribution:
         """p(x | z) for given latents, top rung first; rungs below the given ones are drawn from their priors.
@@ -164,7 +164,7 @@ class VAE(nn.Module):
         Args:
             temperature: Of the priors drawn from.
         """
-        state = self._root(len(z[0]))
+        state = self._root(z[0].shape[0])
         for i, rung in enumerate(self.rungs):
             state = rung.merge(state, z[i]) if i < len(z) else rung(state, None, temperature)[1]
         return self.likelihood(self.decoder(state))

@@ -215,7 +215,7 @@ class CategoricalLevels(Levels):
 
     def __init__(self, logits: Tensor) -> None:
         self.log_p = logits.float().log_softmax(1)
-        super().__init__(len(logits), logits.shape[2:])
+        super().__init__(logits.shape[0], logits.shape[2:])
 
     @property
     def mean(self) -> Tensor:
@@ -247,7 +247,7 @@ class LogisticLevels(Levels):
     def __init__(self, logits: Tensor, location: Tensor, log_scale: Tensor, coefficients: Tensor | None = None) -> None:
         self.log_weight, self.location = logits.float().log_softmax(1), location.float()
         self.log_scale, self.coefficients = log_scale.float(), coefficients
-        super().__init__(len(logits), location.shape[2:])
+        super().__init__(logits.shape[0], location.shape[2:])
 
     @property
     def mean(self) -> Tensor:
