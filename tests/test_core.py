@@ -9,7 +9,7 @@ from torch.distributions import Independent, Normal
 from models import LinearGaussian, conv, resnet, small
 from variata.blocks import Residual
 from variata.core import VAE, Latent, Rung
-from variata.likelihoods import Bernoulli
+from variata.likelihoods import Bernoulli, DiscretizedLogistic
 from variata.posteriors import Gaussian
 from variata.priors import Mixture, Prior, StandardNormal
 
@@ -163,6 +163,50 @@ def test_a_ladder_is_built_from_the_same_parts():
     assert not [name for name in silent if "block.outer" not in name and "block.inner" not in name]  # start at zero
     assert vae.sample(3).mean.shape == (3, 1, 8, 8)
     assert vae.decode(trace.latents[0].z).mean.shape == (10, 1, 8, 8)  # the lower rung comes from its prior
+
+
+def test_a_ladder_generates_every_rung_at_a_temperature():
+    vae, state = two_rungs(), torch.randn(1, 4, 4, 4).expand(20_000, -1, -1, -1)
+    with torch.no_grad():
+        latent, _ = vae.rungs[1](state, temperature=0.5)  # its prior depends on the state
+        assert torch.allclose(latent.z.mean(0), latent.p.mean[0], atol=0.05)
+        assert torch.allclose(latent.z.std(0), 0.5 * latent.p.stddev[0], rtol=0.05)
+        cold, given = vae.sample(4, temperature=0.0).mean, vae.decode(torch.zeros(4, 3, 2, 2), temperature=0.0).mean
+    assert torch.equal(cold, cold[:1].expand_as(cold)) and torch.equal(given, cold)  # each rung is at its prior's mean
+    assert not torch.equal(vae.decode(torch.zeros(1, 3, 2, 2)).mean, given[:1])
+
+
+class Reconstruct(nn.Module):
+    """The pictures of the codes of images, without a draw."""
+
+    def __init__(self, vae):
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, x):
+        return self.vae.decode(self.vae.encode(x)[0].q.mean, temperature=0.0).mean
+
+
+def mixed():
+    return small((3, 4, 4), prior=Mixture, likelihood=DiscretizedLogistic)
+
+
+@pytest.mark.parametrize(
+    ("model", "shape"),
+    [
+        (lambda: conv((1, 8, 8)), (1, 8, 8)),
+        (lambda: resnet((1, 8, 8)), (1, 8, 8)),
+        (mixed, (3, 4, 4)),
+        (two_rungs, (1, 8, 8)),
+    ],
+    ids=["conv", "resnet", "mixture", "ladder"],
+)
+def test_a_model_exported_from_three_images_takes_any_number(model, shape):
+    whole = Reconstruct(model()).eval()
+    exported = torch.export.export(whole, (torch.rand(3, *shape),), dynamic_shapes=({0: torch.export.Dim("n")},))
+    for n in (2, 7):
+        x = torch.rand(n, *shape)
+        assert torch.allclose(exported.module()(x), whole(x), atol=1e-6)
 
 
 def test_a_ladder_weighs_all_its_rungs():

@@ -14,7 +14,7 @@ from torch.distributions import Independent, Normal, kl_divergence
 from conftest import ROOT
 from variata import distributions
 from variata.core import draw
-from variata.distributions import bernoulli, continuous_bernoulli, mixture, normal
+from variata.distributions import LogisticLevels, bernoulli, continuous_bernoulli, mixture, normal
 from variata.likelihoods import (
     Bernoulli,
     Categorical,
@@ -235,6 +235,53 @@ def test_draws_have_the_mean_of_the_likelihood(likelihood):
     x = many.sample()
     assert x.shape == (40_000, 3, 1, 1) and x.min() >= 0 and x.max() <= 1
     assert torch.allclose(x.mean(0), many.mean[0], atol=0.02)
+
+
+def logistics(rows, components, channels):
+    """Pixels of random colours, whose scales go from a tenth of a level to seven times the range."""
+    shape = (rows, components, channels, 1, 1)
+    coefficients = torch.randn(rows, components, channels * (channels - 1) // 2, 1, 1).tanh()
+    log_scale = torch.empty(shape).uniform_(-7, 2)
+    return LogisticLevels(torch.randn(rows, components, 1, 1), torch.randn(shape), log_scale, coefficients)
+
+
+def repeated(p, times):
+    """Each row of logistics so many times in a row."""
+    parts = (p.log_weight, p.location, p.log_scale, p.coefficients)
+    return LogisticLevels(*(part.repeat_interleave(times, 0) for part in parts))
+
+
+CENTRES = (torch.arange(256) + 0.5) / 256
+
+
+def test_the_mean_over_levels_is_the_sum_over_all_of_them():
+    p = logistics(300, 3, 1)
+    mass = repeated(p, 256).log_prob(CENTRES.repeat(300).view(-1, 1, 1, 1)).double().exp().view(300, 256) / 256
+    assert (256 * (p.mean.flatten() - mass @ CENTRES.double())).abs().max() < 0.02
+
+
+def test_the_mean_of_channels_that_do_not_follow_one_another_is_that_of_each():
+    p = logistics(50, 3, 2)
+    both = LogisticLevels(p.log_weight, p.location, p.log_scale).mean
+    each = [LogisticLevels(p.log_weight, p.location[:, :, [c]], p.log_scale[:, :, [c]]).mean for c in range(2)]
+    assert torch.allclose(both, torch.cat(each, 1))
+    p.coefficients.zero_()
+    assert torch.allclose(both, p.mean, atol=0.6 / 256)
+
+
+def test_the_mean_of_a_channel_that_follows_another_is_the_sum_over_all_colours():
+    p, colours = logistics(20, 2, 2), torch.cartesian_prod(CENTRES, CENTRES)
+    mass = repeated(p, 256**2).log_prob(colours.repeat(20, 1).view(-1, 2, 1, 1)).double().exp().view(20, -1) / 256**2
+    error = 256 * (p.mean.flatten(1) - mass @ colours.double()).abs()
+    assert error[:, 0].max() < 0.02 and error[:, 1].max() < 2 and error[:, 1].mean() < 0.3
+
+
+def test_the_mean_of_a_colour_is_that_of_its_draws():
+    p, n = logistics(40, 3, 3), 10_000
+    draws = repeated(p, n).sample().view(40, n, 3)
+    error, noise = (p.mean.flatten(1) - draws.mean(1)).abs(), draws.std(1) / n**0.5
+    assert (error < 5 * noise + 2 / 256).all()  # two levels are the quadrature's at worst
+    assert error.mean() < noise.mean() + 0.2 / 256
 
 
 def test_the_optimal_scale_is_the_most_likely_one_and_needs_no_gradient():

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from models import LinearGaussian, small
-from variata.core import Trace
+from variata.core import Latent, Trace, repeat
 from variata.distributions import normal
 from variata.metrics.bound import Bound
 from variata.metrics.importance import Estimate, MeanNLL, importance_weighted
@@ -88,3 +88,21 @@ def test_a_unit_is_active_when_its_posterior_mean_moves():
     metric.update(Trace(trace.x, trace.px, (latent,), 1))
     assert metric.active(0).tolist() == [True, False, False, False]
     assert metric.compute()["active_units"] == 1
+
+
+def test_a_unit_below_the_top_is_active_when_the_image_moves_its_mean_and_not_the_noise_above():
+    n, x = 100_000, torch.randn(100_000, 1, 1, 1)
+    h = repeat(x.flatten(1), 2)
+    top = normal(0.5 * h, torch.ones(2 * n, 1))
+    z = top.sample()
+    own, above = torch.tensor([0.8, 0.0, 0.0, -0.5, 0.0]), torch.tensor([0.0, 0.6, 0.15, 1.0, 0.0])
+    low = normal(own * h + above * z, torch.ones(2 * n, 5))
+    latents = tuple(Latent(q.mean, torch.zeros(2 * n), q, q) for q in (top, low))
+    px = normal(torch.zeros(2 * n, 1, 1, 1), torch.ones(2 * n, 1, 1, 1))
+    metric = Bound([(1,), (5,)])
+    metric.update(Trace(x, px, latents, 2))
+    assert torch.allclose(metric.variance(1).float(), (own + 0.5 * above).square(), atol=0.01)  # E[z_1 | x] is linear
+    assert metric.active(1).tolist() == [True, True, False, False, False]
+    assert metric.active(0).tolist() == [True]
+    with pytest.raises(ValueError, match="2 samples per image, got 1"):
+        metric.update(Trace(x, px, latents, 1))

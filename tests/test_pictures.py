@@ -1,8 +1,16 @@
+import math
+
+import pytest
 import torch
 from PIL import Image
+from torch import nn
+from torch.distributions import Distribution
 
-from models import small
+from models import Returns, small
 from variata import pictures
+from variata.blocks import Concat
+from variata.core import VAE, Rung
+from variata.distributions import mixture, normal
 from variata.pictures import grid, pairs
 
 
@@ -39,7 +47,73 @@ def test_an_edit_of_no_strength_is_the_decoded_code_and_a_traversal_moves_one_di
     kl = vae.encode(x)[0].kl_per_dim.mean(0)
     first = z[:1].clone()
     first[:, kl.argmax()] = 3.0
-    assert torch.allclose(pictures.traversal(vae, x, 2, steps=4)[0, -1], vae.decode(first).mean[0])
+    assert torch.allclose(pictures.traversal(vae, x, 2, steps=4).images[0, -1], vae.decode(first).mean[0])
+
+
+class Heavy(Distribution):
+    """A prior whose moments no formula is known of."""
+
+    def __init__(self, n):
+        super().__init__((n,), (5,), validate_args=False)
+
+    def log_prob(self, z):
+        return -z.square().sum(-1)
+
+
+MEAN, DEVIATION = torch.tensor([2.0, -1.0, 0.0, 5.0, 1.0]), torch.tensor([1.0, 0.5, 2.0, 1.0, 3.0])  # of the prior
+
+
+def live_and_dead(prior) -> VAE:
+    """Codes of five dimensions: 1 and 3 tell of the image, 3 more of it; the others are noise like the prior."""
+
+    def posterior(h):
+        live, noise = torch.tensor([0.0, 0.4, 0.0, 0.9, 0.0]), torch.tensor([1.0, 0.1, 1.0, 0.1, 1.0])
+        return normal(MEAN + live * DEVIATION * h[:, :1], noise * DEVIATION.expand(len(h), 5))
+
+    shown = Returns(lambda z: normal(z.view(-1, 1, 1, 5), torch.ones(len(z), 1, 1, 5)))
+    rung = Rung(Returns(posterior), Returns(lambda state: prior(len(state))), Concat())
+    return VAE(Returns(lambda x: [x.flatten(1)]), [rung], nn.Identity(), shown, (0,))
+
+
+def gaussian(n):
+    return normal(MEAN.expand(n, 5), DEVIATION.expand(n, 5))
+
+
+def two_modes(n):  # of the same mean and standard deviation
+    offset = torch.stack([-0.6 * DEVIATION, 0.6 * DEVIATION])
+    return mixture(torch.zeros(2), normal(MEAN + offset, 0.8 * DEVIATION.expand(2, 5)), n)
+
+
+@pytest.mark.parametrize("prior", [gaussian, two_modes, Heavy], ids=["gaussian", "mixture", "unknown"])
+def test_a_traversal_begins_with_what_carries_most_and_leaves_noise_to_the_end(prior):
+    x = torch.randn(500, 1, 1, 5)
+    moved = pictures.traversal(live_and_dead(prior), x, dimensions=3)
+    assert moved.dimensions[:2] == [3, 1] and moved.dimensions[2] in (0, 2, 4)
+    assert moved.scores[2] < 1e-6 < moved.scores[1] < moved.scores[0]
+    slope, h = torch.tensor([0.9, 0.4]), x[:, :, 0, 0]  # in standard deviations, of which q has 0.1
+    kl = ((slope * h).square().mean(0) + 0.01 - 1) / 2 - math.log(0.1)
+    variance = (slope * DEVIATION[[3, 1]] * h).var(0, correction=0)
+    assert torch.allclose(moved.scores[:2], kl if prior is gaussian else variance, atol=1e-4)
+    assert moved.score == ("KL in nats" if prior is gaussian else "variance of the posterior means")
+
+
+@pytest.mark.parametrize("prior", [gaussian, two_modes], ids=["gaussian", "mixture"])
+def test_a_traversal_reaches_three_standard_deviations_of_the_prior(prior):
+    moved = pictures.traversal(live_and_dead(prior), torch.randn(50, 1, 1, 5), dimensions=5, steps=3)
+    for row, dimension in enumerate(moved.dimensions):
+        values = MEAN[dimension] + DEVIATION[dimension] * torch.tensor([-3.0, 0.0, 3.0])
+        assert torch.allclose(moved.images[row, :, 0, 0, dimension], values, atol=1e-5)
+        assert torch.allclose(moved.values[row], values, atol=1e-5)
+    assert "standard deviations of the prior" in moved.caption
+
+
+def test_a_traversal_reaches_over_the_codes_where_the_prior_has_no_moments():
+    vae, x = live_and_dead(Heavy), torch.randn(20_000, 1, 1, 5)
+    moved = pictures.traversal(vae, x, dimensions=5, steps=3)
+    z = vae.encode(x)[0].z[:, moved.dimensions]
+    reach = torch.stack([z.mean(0) - 3 * z.std(0), z.mean(0), z.mean(0) + 3 * z.std(0)], 1)
+    assert torch.allclose(moved.values, reach, atol=0.25)
+    assert "standard deviations of the codes" in moved.caption
 
 
 def test_moving_pictures_are_a_row_each_and_a_film_there_and_back(tmp_path):

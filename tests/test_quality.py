@@ -153,7 +153,7 @@ def test_a_model_that_gives_its_data_back_is_perfect():
         def reconstruct(self, x):
             return Normal(x, 1.0)
 
-        def decode(self, z):
+        def decode(self, z, temperature):
             return Normal(z, 1.0)
 
     real = data.images["test"].float()

@@ -1,10 +1,14 @@
+from functools import partial
+
 import pytest
 import torch
-from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
+from torch.distributions import Categorical, Independent, MixtureSameFamily, MultivariateNormal, StudentT
 
 from models import Returns, conv, small
+from variata.core import VAE
 from variata.data.module import ImageDataModule
 from variata.data.pixels import as_real
+from variata.distributions import tempered
 from variata.errors import ConfigError
 from variata.priors import Mixture
 from variata.samplers import MixtureSampler, PriorSampler, training_codes
@@ -51,22 +55,63 @@ def test_temperature_scales_the_deviation_from_the_component_mean(t):
         assert distance.min(1).values.max() < 1e-5 and distance.argmin(1).unique().tolist() == [0, 1]
 
 
-@pytest.mark.parametrize("prior", ["normal", "mixture"])
-def test_prior_at_temperature_scales_the_deviation_from_the_prior_mean(prior):
-    vae = small(latent=2) if prior == "normal" else small(latent=2, prior=lambda **kw: Mixture(**kw, components=3))
+def far_apart() -> VAE:
+    """A model whose prior is a mixture of two Gaussians ten standard deviations apart, with weights 1/4 and 3/4."""
+    vae = small(latent=2, prior=lambda **kw: Mixture(**kw, components=2))
+    with torch.no_grad():
+        vae.rungs[0].prior.mean.copy_(torch.tensor([[-5.0, 0.0], [5.0, 1.0]]))
+        vae.rungs[0].prior.log_std.copy_(torch.tensor([[1.0, 2.0], [0.5, 1.0]]).log())
+        vae.rungs[0].prior.logits.copy_(torch.tensor([1.0, 3.0]).log())
+    return vae
+
+
+@pytest.mark.parametrize("t", [0.0, 0.5, 1.0, 2.0])
+def test_a_gaussian_prior_at_a_temperature_is_a_gaussian_of_so_many_times_its_deviation(t):
+    z = PriorSampler(small(latent=2), t)(100_000)
+    assert torch.allclose(z.mean(0), torch.zeros(2), atol=0.02)
+    assert torch.allclose(z.T.cov(), t**2 * torch.eye(2), atol=0.02 * t**2 + 1e-9)
+
+
+@pytest.mark.parametrize("t", [0.25, 0.5])
+def test_a_mixture_prior_at_a_temperature_keeps_its_components_and_their_weights(t):
+    vae = far_apart()
+    z, prior = PriorSampler(vae, t)(100_000), vae.rungs[0].prior
+    for m, weight in enumerate((0.25, 0.75)):
+        drawn = z[(z[:, 0] > 0) == bool(m)]  # which component's: they do not meet below t = 1
+        assert len(drawn) / len(z) == pytest.approx(weight, abs=0.01)
+        assert torch.allclose(drawn.mean(0), prior.mean[m], atol=0.03)
+        covariance = (t * prior.log_std[m].exp()).square().diag()
+        assert torch.allclose(drawn.T.cov(), covariance, rtol=0.03, atol=0.01)
+
+
+def test_draws_of_a_mixture_prior_are_the_likelier_the_colder_and_its_modes_at_zero():
+    vae = far_apart()
     p = vae.rungs[0].prior(torch.zeros(1, 0))
-    assert torch.allclose(PriorSampler(vae, 0.0)(5), p.mean.expand(5, 2))
-    z = PriorSampler(vae, 0.5)(100_000)
-    assert torch.allclose(z.mean(0), p.mean[0], atol=0.01)
-    assert torch.allclose(z.std(0), 0.5 * p.stddev[0], atol=0.01)
+    likely = [p.log_prob(PriorSampler(vae, t)(20_000)).mean().item() for t in (2.0, 1.0, 0.5, 0.25, 0.0)]
+    assert likely == sorted(likely)
+    assert PriorSampler(vae, 0.0)(100).unique(dim=0).tolist() == [[-5.0, 0.0], [5.0, 1.0]]
+
+
+@pytest.mark.parametrize("model", [partial(small, latent=2), far_apart], ids=["normal", "mixture"])
+def test_a_prior_at_temperature_one_is_the_prior_draw_for_draw(model):
+    vae = model()
     torch.manual_seed(1)
-    draw = p.expand((7,)).sample()
+    draw = vae.rungs[0].prior(torch.zeros(7, 0)).sample()
     torch.manual_seed(1)
     assert torch.equal(PriorSampler(vae)(7), draw)
 
 
-def test_temperature_of_a_prior_without_a_mean_is_refused():
-    class Meanless(torch.distributions.Distribution):
+@pytest.mark.parametrize("t", [0.0, 0.5, 1.0])
+def test_student_t_at_a_temperature_has_so_many_times_its_quantiles(t):
+    p = Independent(StudentT(3.0, torch.tensor([[1.0, -2.0]]), torch.tensor([[1.0, 0.5]])), 1)
+    levels = torch.tensor([0.1, 0.5, 0.9])
+    wide, narrow = (d.sample((100_000,))[:, 0].quantile(levels, 0) for d in (p, tempered(p, t)))
+    location = p.base_dist.loc[0]
+    assert torch.allclose(narrow - location, t * (wide - location), atol=0.03)
+
+
+def test_temperature_of_a_prior_of_another_family_is_refused():
+    class Unknown(torch.distributions.Distribution):
         def __init__(self, n):
             super().__init__((n,), (2,), validate_args=False)
 
@@ -74,10 +119,12 @@ def test_temperature_of_a_prior_without_a_mean_is_refused():
             return torch.zeros(*self.batch_shape, 2)
 
     vae = small(latent=2)
-    vae.rungs[0].prior = Returns(lambda state: Meanless(len(state)))
+    vae.rungs[0].prior = Returns(lambda state: Unknown(len(state)))
     assert PriorSampler(vae)(3).shape == (3, 2)
-    with pytest.raises(ConfigError, match="temperature"):
+    with pytest.raises(ConfigError, match=r"Unknown has none .* Leave the temperature at 1"):
         PriorSampler(vae, 0.5)(3)
+    with pytest.raises(ValueError, match="-1"):
+        PriorSampler(vae, -1)(3)
 
 
 def test_training_codes_are_draws_of_the_aggregate_posterior():

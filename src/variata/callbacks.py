@@ -190,7 +190,7 @@ class Pictures(Callback):
     Args:
         every: Validations between two sets of pictures; the last is always drawn.
         images: Pictures in the grids of reconstructions and samples.
-        dimensions: Latent dimensions traversed, those of highest KL.
+        dimensions: Latent dimensions traversed, those that carry most (`variata.pictures.traversal`).
         attributes: Names of those applied to validation images, of data that has any.
     """
 
@@ -216,24 +216,31 @@ class Pictures(Callback):
             return
         with torch.no_grad(), noise(seed=0):
             pictures = self._pictures(training.vae, training.data)
-        for name, picture in pictures.items():
+        for name, (picture, caption) in pictures.items():
             save(picture, Path(trainer.default_root_dir) / "images" / f"{name}.png")
             for logger in trainer.loggers:
                 if isinstance(logger, WandbLogger):
-                    logger.log_image(f"images/{name}", [picture.numpy()], step=training.step)
+                    logger.log_image(f"images/{name}", [picture.numpy()], step=training.step, caption=[caption])
 
-    def _pictures(self, vae: VAE, data: ImageDataModule) -> dict[str, Tensor]:
+    def _pictures(self, vae: VAE, data: ImageDataModule) -> dict[str, tuple[Tensor, str]]:
+        """Pictures [H, W, C] and their captions, by name."""
         x = data.prepare(data.images["val"][: self.images].to(vae.root.device), "val")
-        moving = {"traversal": traversal(vae, x, self.dimensions)}
+        along = traversal(vae, x, self.dimensions)
+        moving = {"traversal": (along.images, along.caption)}
         if len(x) > 1:
-            moving["interpolation"] = interpolation(vae, x[: 2 * ROWS])
+            moving["interpolation"] = (
+                interpolation(vae, x[: 2 * ROWS]),
+                "codes on the straight line between two images'",
+            )
         if self.attributes:
             codes, values = labelled_codes(vae, data, CODES)
             for name in self.attributes:
                 vector = mean_difference(codes, values[:, column(data, name)])
-                moving[f"attribute_{name}"] = edits(vae, x[:ROWS], vector, STRENGTHS)
+                caption = f"{name}: {', '.join(f'{s:g}' for s in STRENGTHS)} times its vector"
+                moving[f"attribute_{name}"] = edits(vae, x[:ROWS], vector, STRENGTHS), caption
+        shown = grid(pairs(x, vae.reconstruct(x).mean), columns=16)
         return {
-            "reconstructions": grid(pairs(x, vae.reconstruct(x).mean), columns=16),
-            "samples": grid(vae.sample(self.images).mean, columns=8),
-            **{name: grid(images.flatten(0, 1), images.shape[1]) for name, images in moving.items()},
+            "reconstructions": (shown, "each image followed by its reconstruction"),
+            "samples": (grid(vae.sample(self.images).mean, columns=8), "mean of p(x | z) for z of the prior"),
+            **{k: (grid(images.flatten(0, 1), images.shape[1]), caption) for k, (images, caption) in moving.items()},
         }

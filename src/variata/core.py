@@ -19,6 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, kl_divergence
 
+from variata.distributions import tempered
+
 Size = tuple[int, ...]
 
 
@@ -29,7 +31,7 @@ class Latent:
     Args:
         z: The draw from q, [N, *D].
         log_q: log q(z | x), [N], recorded when z was drawn: an autoregressive flow would be slow to recover it later.
-        q: Posterior, batch [N]. When generating, q is p.
+        q: Posterior, batch [N]. When generating, q is p, or p at a temperature.
         p: Prior, batch [N].
     """
 
@@ -115,10 +117,13 @@ class Rung(nn.Module):
         super().__init__()
         self.posterior, self.prior, self.merge = posterior, prior, merge
 
-    def forward(self, state: Tensor, features: Tensor | None = None) -> tuple[Latent, Tensor]:
-        """state [N, *S], features [N, *F] -> the latent and the next state. Without features it generates: q is p."""
+    def forward(self, state: Tensor, features: Tensor | None = None, temperature: float = 1.0) -> tuple[Latent, Tensor]:
+        """state [N, *S], features [N, *F] -> the latent and the next state.
+
+        Without features it generates: q is p at the temperature.
+        """
         p = self.prior(state)
-        q = p if features is None else self.posterior(features, state, p)
+        q = tempered(p, temperature) if features is None else self.posterior(features, state, p)
         z, log_q = draw(q)
         return Latent(z, log_q, q, p), self.merge(state, z)
 
@@ -146,32 +151,42 @@ class VAE(nn.Module):
     def forward(self, x: Tensor, samples: int = 1) -> Trace:
         """Encode x [B, C, H, W] once, draw `samples` latents per image, decode them."""
         features = [repeat(h, samples) for h in self.encoder(x)]
-        latents, state = self._descend(samples * len(x), features)
+        latents, state = self._descend(samples * x.shape[0], features)
         return Trace(x, self.likelihood(self.decoder(state)), latents, samples)
 
     def encode(self, x: Tensor) -> tuple[Latent, ...]:
         """The latents of x [N, C, H, W], top rung first; `encode(x)[0].q.mean` are the features of a flat model."""
-        return self._descend(len(x), self.encoder(x))[0]
+        return self._descend(x.shape[0], self.encoder(x))[0]
 
-    def decode(self, *z: Tensor) -> Distribution:
-        """p(x | z) for given latents, top rung first; rungs below the given ones are drawn from their priors."""
-        state = self._root(len(z[0]))
+    def decode(self, *z: Tensor, temperature: float = 1.0) -> Distribution:
+        """p(x | z) for given latents, top rung first; rungs below the given ones are drawn from their priors.
+
+        Args:
+            temperature: Of the priors drawn from.
+        """
+        state = self._root(z[0].shape[0])
         for i, rung in enumerate(self.rungs):
-            state = rung.merge(state, z[i]) if i < len(z) else rung(state)[1]
+            state = rung.merge(state, z[i]) if i < len(z) else rung(state, None, temperature)[1]
         return self.likelihood(self.decoder(state))
 
-    def sample(self, n: int) -> Distribution:
-        """p(x | z) for n draws z ~ p(z); `sample(n).mean` [n, C, H, W] are the pictures usually shown."""
-        return self.likelihood(self.decoder(self._descend(n, [None] * len(self.rungs))[1]))
+    def sample(self, n: int, temperature: float = 1.0) -> Distribution:
+        """p(x | z) for n draws z ~ p(z); `sample(n).mean` [n, C, H, W] are the pictures usually shown.
+
+        Args:
+            temperature: Of the prior of every rung.
+        """
+        return self.likelihood(self.decoder(self._descend(n, [None] * len(self.rungs), temperature)[1]))
 
     def reconstruct(self, x: Tensor) -> Distribution:
         """p(x | z) for one draw z ~ q(z | x) per image."""
         return self(x).px
 
-    def _descend(self, n: int, features: Iterable[Tensor | None]) -> tuple[tuple[Latent, ...], Tensor]:
+    def _descend(
+        self, n: int, features: Iterable[Tensor | None], temperature: float = 1.0
+    ) -> tuple[tuple[Latent, ...], Tensor]:
         state, latents = self._root(n), []
         for rung, h in zip(self.rungs, features, strict=True):
-            latent, state = rung(state, h)
+            latent, state = rung(state, h, temperature)
             latents.append(latent)
         return tuple(latents), state
 

@@ -9,14 +9,28 @@ Shapes: N rows, M components, [C, H, W] image of d = C*H*W values.
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.distributions import Bernoulli, Categorical, Distribution, Independent, Laplace, MixtureSameFamily, Normal
+from torch.distributions import (
+    Bernoulli,
+    Categorical,
+    Distribution,
+    Independent,
+    Laplace,
+    MixtureSameFamily,
+    MultivariateNormal,
+    Normal,
+    StudentT,
+)
 from torch.nn.functional import logsigmoid, softplus
 
+from variata.errors import ConfigError
+
 LEVELS = 256
+NODES = 4  # of Gauss and Legendre's quadrature between the ends of a channel that others follow
 
 
 def normal(mean: Tensor, std: Tensor) -> Independent:
@@ -47,6 +61,48 @@ def mixture(logits: Tensor, components: Distribution, n: int) -> MixtureSameFami
 
 def _joint(elements: Distribution) -> Independent:
     return Independent(elements, len(elements.batch_shape) - 1, validate_args=False)
+
+
+def moments(p: Distribution) -> tuple[Tensor, Tensor] | None:
+    """Mean and standard deviation of each element, [N, *event]; None where they have no formula or are infinite."""
+    try:
+        mean, std = p.mean, p.stddev
+    except NotImplementedError:
+        return None
+    return (mean, std) if mean.isfinite().all() and std.isfinite().all() else None
+
+
+def tempered(p: Distribution, t: float) -> Distribution:
+    r"""p at temperature t: its scale times t around the same location, \(N(\mu, t^2 \Sigma)\) of a Gaussian.
+
+    Of a mixture it is each component's, \(\sum_m \pi_m N(\mu_m, t^2 \Sigma_m)\): the weights stay, and a draw nears the
+    mean of its component, not the mean of all, which may lie where the mixture has no density. t = 1 is p itself; at
+    t = 0 the draws are locations, and there is no density to ask for.
+
+    Raises:
+        ConfigError: p is of a family with no location and scale known here.
+        ValueError: t is negative.
+    """
+    if not t >= 0:
+        raise ValueError(f"A temperature is a number from 0, got {t}.")
+    if t == 1:
+        return p
+    match p:
+        case Independent():
+            return Independent(tempered(p.base_dist, t), p.reinterpreted_batch_ndims, validate_args=False)
+        case MixtureSameFamily():
+            components = tempered(p.component_distribution, t)
+            return MixtureSameFamily(p.mixture_distribution, components, validate_args=False)
+        case Normal() | Laplace():
+            return type(p)(p.loc, t * p.scale, validate_args=False)
+        case StudentT():
+            return StudentT(p.df, p.loc, t * p.scale, validate_args=False)
+        case MultivariateNormal():
+            return MultivariateNormal(p.loc, scale_tril=t * p.scale_tril, validate_args=False)
+    raise ConfigError(
+        f"A temperature scales what has a location and a scale (Gaussian, Laplace, Student t, mixtures of them); "
+        f"{type(p).__name__} has none that is known here. Leave the temperature at 1."
+    )
 
 
 class ContinuousBernoulli(Distribution):
@@ -159,7 +215,7 @@ class CategoricalLevels(Levels):
 
     def __init__(self, logits: Tensor) -> None:
         self.log_p = logits.float().log_softmax(1)
-        super().__init__(len(logits), logits.shape[2:])
+        super().__init__(logits.shape[0], logits.shape[2:])
 
     @property
     def mean(self) -> Tensor:
@@ -191,19 +247,22 @@ class LogisticLevels(Levels):
     def __init__(self, logits: Tensor, location: Tensor, log_scale: Tensor, coefficients: Tensor | None = None) -> None:
         self.log_weight, self.location = logits.float().log_softmax(1), location.float()
         self.log_scale, self.coefficients = log_scale.float(), coefficients
-        super().__init__(len(logits), location.shape[2:])
+        super().__init__(logits.shape[0], location.shape[2:])
 
     @property
     def mean(self) -> Tensor:
-        """[N, C, H, W], about: of the logistics cut to [-1, 1], each channel given the means of those before it.
+        """E[x | z], [N, C, H, W], of the levels' centres.
 
-        To half a level where channels are independent.
+        Where channels are independent, and for the first one, to 0.01 levels. A channel that follows others is averaged
+        over all they may be, by quadrature: over random parameters to 0.2 levels on average and to 2 at worst. Given
+        their means alone it would be up to 50 levels off. Three channels cost some 15 times what `log_prob` does.
         """
-        y: list[Tensor] = []
-        for c in range(self.location.shape[2]):
-            location, scale = self._location(c, y), self.log_scale[:, :, c].exp()
-            y.append(1 - scale * (softplus((1 - location) / scale) - softplus((-1 - location) / scale)))
-        return ((torch.stack(y, 2) * self.log_weight.exp()[:, :, None]).sum(1) + 1) / 2
+        if self.coefficients is None:
+            y = _mean(self.location, self.log_scale.exp())
+        else:
+            y = torch.zeros_like(self.location)
+            self._add_means(y, [], torch.ones_like(self.log_weight))
+        return ((y * self.log_weight.exp()[:, :, None]).sum(1) + 1) / 2
 
     def log_mass(self, level: Tensor) -> Tensor:
         y = list(_centre(level)[:, None].unbind(2))  # C of [N, 1, H, W]
@@ -223,6 +282,15 @@ class LogisticLevels(Levels):
             levels.append(((y + 1) / 2 * LEVELS).floor().clamp(0, LEVELS - 1))
         return torch.cat(levels, 1)
 
+    def _add_means(self, total: Tensor, before: list[Tensor], weight: Tensor) -> None:
+        """Add each component's mean of the channels that follow those given, times a weight, to [N, M, C, H, W]."""
+        c = len(before)
+        location, scale = self._location(c, before), self.log_scale[:, :, c].exp()
+        total[:, :, c] += weight * (_clipped_mean(location, scale) if before else _mean(location, scale))
+        if c + 1 < total.shape[2]:
+            for node, share in _nodes(location, scale):
+                self._add_means(total, [*before, node], weight * share)
+
     def _location(self, c: int, before: list[Tensor]) -> Tensor:
         """Locations of channel c, [N, M, H, W], given the channels before it."""
         location, start = self.location[:, :, c], c * (c - 1) // 2
@@ -235,6 +303,46 @@ class LogisticLevels(Levels):
 def _centre(level: Tensor) -> Tensor:
     """Of a level of 0..255 on [-1, 1]."""
     return (2 * level + 1) / LEVELS - 1
+
+
+def _clipped_mean(location: Tensor, scale: Tensor) -> Tensor:
+    """Of a logistic cut to [-1, 1]: the discretised one's to half a level, to 0.03 from scales of half a level on."""
+    return 1 - scale * (softplus((1 - location) / scale) - softplus((-1 - location) / scale))
+
+
+def _mean(location: Tensor, scale: Tensor) -> Tensor:
+    r"""Of a discretised logistic, on [-1, 1].
+
+    The level's is \(\sum_{g=1}^{255} \sigma((m - g) / t)\), with location m and scale t in levels. Where t > 1/2
+    the sum is its integral and the first correction of Euler and Maclaurin, to 0.002 levels; else all but the nearest
+    nine of its terms are 0 or 1.
+    """
+    m, t = (location + 1) * (LEVELS / 2), scale * (LEVELS / 2)
+    low, high = (m - 0.5) / t, (m - LEVELS + 0.5) / t
+    slope = torch.sigmoid(low) * torch.sigmoid(-low) - torch.sigmoid(high) * torch.sigmoid(-high)
+    wide = t * (softplus(low) - softplus(high)) - slope / (24 * t)
+    nearest = m.round().clamp(-5, LEVELS + 5)
+    narrow = (nearest - 5).clamp(0, LEVELS - 1)
+    for offset in range(-4, 5):
+        edge = nearest + offset
+        narrow = narrow + torch.where((edge > 0) & (edge < LEVELS), torch.sigmoid((m - edge) / t), 0)
+    return _centre(torch.where(t > 0.5, wide, narrow))
+
+
+def _nodes(location: Tensor, scale: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Values in [-1, 1] and their weights, which stand for a discretised logistic.
+
+    Both ends, with all that lies beyond them, and Gauss and Legendre's nodes in the distribution function between them,
+    where the logistic is smooth. Each is moved to its level's centre.
+    """
+    below, above = torch.sigmoid((-1 - location) / scale), torch.sigmoid((location - 1) / scale)
+    inside = (1 - below - above).clamp(min=0)
+    for x, share in zip(*np.polynomial.legendre.leggauss(NODES), strict=True):  # on [-1, 1], with shares of 2
+        u = float(1 + x) / 2
+        y = location + scale * ((below + inside * u).log() - (above + inside * (1 - u)).log())
+        yield _centre(((y + 1) * (LEVELS / 2)).floor().clamp(0, LEVELS - 1)), inside * float(share) / 2
+    yield _centre(torch.zeros_like(location)), below
+    yield _centre(torch.full_like(location, LEVELS - 1)), above
 
 
 def _log_mass(level: Tensor, location: Tensor, log_scale: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ Codes are posterior means of the top rung; rungs below it are drawn from their p
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -13,9 +14,11 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import pad
 
-from variata.core import VAE
+from variata.core import VAE, Latent
+from variata.distributions import moments
 
 STEPS = 11  # of a traversal or interpolation
+DEVIATIONS = 3.0  # a traversal reaches from the mean, both ways
 FRAME = 100  # milliseconds a picture of a GIF is shown
 EDGE = 96  # grey value of the lines between the images of a grid
 
@@ -36,16 +39,68 @@ def interpolation(vae: VAE, x: Tensor, steps: int = STEPS) -> Tensor:
     return torch.stack([vae.decode(torch.lerp(a, b, t)).mean for t in torch.linspace(0, 1, steps).tolist()], 1)
 
 
-def traversal(vae: VAE, x: Tensor, dimensions: int, steps: int = STEPS) -> Tensor:
-    """The first image's code moved from -3 to 3 along the R dimensions of highest KL over x, [R, T, C, H, W]."""
+@dataclass(frozen=True)
+class Traversal:
+    """One image's code with one dimension at a time given other values.
+
+    Args:
+        images: [R, T, C, H, W].
+        dimensions: That of each row, the first one carrying most.
+        scores: How much each carries, [R], as `score` says.
+        values: What each is set to, [R, T].
+        score: What dimensions are ranked by.
+        around: Whose means and standard deviations the values are, "prior" or "codes".
+    """
+
+    images: Tensor
+    dimensions: list[int]
+    scores: Tensor
+    values: Tensor
+    score: str
+    around: str
+
+    @property
+    def caption(self) -> str:
+        """What the rows and columns are."""
+        names = ", ".join(str(dimension) for dimension in self.dimensions)
+        reach = f"from {-DEVIATIONS:g} to {DEVIATIONS:g} standard deviations of the {self.around} around its mean"
+        return f"latent dimensions {names}, by {self.score}, each {reach}"
+
+
+def traversal(vae: VAE, x: Tensor, dimensions: int, steps: int = STEPS) -> Traversal:
+    r"""The first image's code moved along the R dimensions of the top rung that carry most over x.
+
+    They are ranked by their KL, averaged over x, where it is known for each dimension, else by the variance of their
+    posterior means, \(\mathrm{Var}_x(E[z_j | x])\): the noise of q does not count. Each goes from three standard
+    deviations below its mean to three above, the prior's where they are known, else those of the codes z ~ q(z | x).
+    """
     top = vae.encode(x)[0]
-    if (kl := top.kl_per_dim) is None:
-        kl = (top.z - top.z.mean(0)).square()
-    order = kl.mean(0).flatten().argsort(descending=True)[:dimensions]
+    scores, score = carried(top)
+    mean, std, around = spread(top)
+    order = scores.argsort(descending=True)[:dimensions]
+    deviations = torch.linspace(-DEVIATIONS, DEVIATIONS, steps, device=scores.device)
+    values = mean[order, None] + std[order, None] * deviations  # [R, T]
     z = top.q.mean[:1].flatten(1).repeat(len(order), steps, 1)  # [R, T, D]
     for row, dimension in enumerate(order):
-        z[row, :, dimension] = torch.linspace(-3, 3, steps, device=z.device)
-    return vae.decode(z.view(-1, *top.z.shape[1:])).mean.unflatten(0, (-1, steps))
+        z[row, :, dimension] = values[row]
+    images = vae.decode(z.view(-1, *top.z.shape[1:])).mean.unflatten(0, (-1, steps))
+    return Traversal(images, order.tolist(), scores[order], values, score, around)
+
+
+def carried(latent: Latent) -> tuple[Tensor, str]:
+    """How much each dimension of z says of the images, [D], and what that is."""
+    if (kl := latent.kl_per_dim) is not None:
+        return kl.mean(0).flatten(), "KL in nats"
+    return latent.q.mean.var(0, correction=0).flatten(), "variance of the posterior means"
+
+
+def spread(latent: Latent) -> tuple[Tensor, Tensor, str]:
+    """Mean and standard deviation of each dimension of z, [D] both, and whose they are."""
+    if (known := moments(latent.p)) is not None:
+        return known[0][0].flatten(), known[1][0].flatten(), "prior"
+    means = latent.q.mean.flatten(1)
+    variance = latent.q.variance.flatten(1).mean(0) + means.var(0, correction=0)  # of z ~ q(z | x) for some x
+    return means.mean(0), variance.sqrt(), "codes"
 
 
 def edits(vae: VAE, x: Tensor, direction: Tensor, strengths: list[float]) -> Tensor:

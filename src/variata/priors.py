@@ -14,7 +14,8 @@ Encode = Callable[[Tensor], Distribution]
 
 
 class Prior(nn.Module, ABC):
-    """Maps the state from above to p(z | state); an unconditional prior uses only the state's length.
+    """Maps the state from above to p(z | state); an unconditional prior uses only the number of its rows,
+    which is state.shape[0]: len(state) would be fixed in an exported model.
 
     Args:
         state: Shape of the state, [S, ...]; `(0,)` on the top rung of a flat model.
@@ -35,7 +36,7 @@ class StandardNormal(Prior):
         self.event = tuple(event)
 
     def forward(self, state: Tensor) -> Distribution:
-        zero = torch.zeros((len(state), *self.event), device=state.device)
+        zero = torch.zeros((state.shape[0], *self.event), device=state.device)
         return normal(zero, torch.ones_like(zero))
 
 
@@ -59,4 +60,4 @@ class Mixture(Prior):
         self.log_std = nn.Parameter(torch.zeros(components, *event))  # [M, D]
 
     def forward(self, state: Tensor) -> Distribution:
-        return mixture(self.logits, normal(self.mean, self.log_std.exp()), len(state))
+        return mixture(self.logits, normal(self.mean, self.log_std.exp()), state.shape[0])

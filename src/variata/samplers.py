@@ -1,8 +1,8 @@
 """Where z of the top rung comes from when generating. Shapes: N rows, D latent dims, M mixture components.
 
-A sampler is called with n and answers with z [n, *D] for `vae.decode`. Its temperature t scales the standard deviation
-of a draw around a mean: t = 1 leaves the density as it is, t = 0 gives the mean. The rungs below are drawn from their
-priors, at t = 1.
+A sampler is called with n and answers with z [n, *D] for `vae.decode`, which draws the rungs below from their priors.
+Its temperature t scales standard deviations, those of each component where the density is a mixture: t = 1 leaves the
+density as it is, t = 0 gives its mean, of a mixture the means of its components.
 """
 
 from collections.abc import Callable
@@ -10,17 +10,17 @@ from collections.abc import Callable
 import torch
 from sklearn.mixture import GaussianMixture
 from torch import Tensor
-from torch.distributions import Categorical, Distribution, MixtureSameFamily, MultivariateNormal
+from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
 from variata.core import VAE
 from variata.data.module import ImageDataModule
-from variata.errors import ConfigError
+from variata.distributions import tempered
 
 Sampler = Callable[[int], Tensor]
 
 
 class PriorSampler:
-    r"""\(z = \mu + t (u - \mu)\) with u a draw of the top rung's prior and \(\mu\) the prior's mean.
+    """z of the top rung's prior at a temperature (`variata.distributions.tempered`).
 
     Args:
         temperature: t.
@@ -33,12 +33,11 @@ class PriorSampler:
         """[n, *D].
 
         Raises:
-            ConfigError: t is not 1 and the prior's mean is not known.
+            ConfigError: t is not 1, and the prior is of a family with no location and scale known.
         """
         with torch.no_grad():
             p = self.vae.rungs[0].prior(self.vae.root.expand(n, *self.vae.root.shape))
-            u = p.sample()
-            return u if self.temperature == 1 else torch.lerp(_mean(p), u, self.temperature)
+            return tempered(p, self.temperature).sample()
 
 
 class MixtureSampler:
@@ -58,10 +57,10 @@ class MixtureSampler:
         rows = codes.flatten(1).double().cpu().numpy()
         fitted = GaussianMixture(min(components, len(rows)), max_iter=500, random_state=seed).fit(rows)
         weights, means, covariances = map(torch.from_numpy, (fitted.weights_, fitted.means_, fitted.covariances_))
-        factors = temperature * torch.linalg.cholesky(covariances)  # [M, D, D]
+        factors = torch.linalg.cholesky(covariances)  # [M, D, D]
         normals = MultivariateNormal(means.to(codes), scale_tril=factors.to(codes), validate_args=False)
         # not scikit-learn's own sample(), which answers with the same draws each time
-        self.p = MixtureSameFamily(Categorical(weights.to(codes)), normals, validate_args=False)
+        self.p = tempered(MixtureSameFamily(Categorical(weights.to(codes)), normals, validate_args=False), temperature)
         self.event = codes.shape[1:]
 
     def __call__(self, n: int) -> Tensor:
@@ -79,10 +78,3 @@ def training_codes(vae: VAE, data: ImageDataModule, images: int = 50_000) -> Ten
     batches = stored[:: max(1, len(stored) // images)].split(data.eval_batch_size)
     with torch.no_grad():
         return torch.cat([vae.encode(data.prepare(batch.to(vae.root.device), "train"))[0].z for batch in batches])
-
-
-def _mean(p: Distribution) -> Tensor:
-    try:
-        return p.mean
-    except NotImplementedError as error:
-        raise ConfigError("The prior has no known mean to scale draws around: leave the temperature at 1.") from error

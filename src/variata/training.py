@@ -222,7 +222,7 @@ class Training(pl.LightningModule):
         """batch [B, C, H, W]; without images where only other devices have some left."""
         if len(batch):
             self._seed_batch(batch_idx)
-            self.bound.update(self.vae(self.data.prepare(batch, "val")))
+            self.bound.update(self.vae(self.data.prepare(batch, "val"), self.bound.samples))
 
     def on_validation_epoch_end(self) -> None:
         self._log_bound("val")
@@ -236,7 +236,7 @@ class Training(pl.LightningModule):
         self._seed_batch(batch_idx)
         x = self.data.prepare(batch, "test")
         with torch.autocast(self.device.type, enabled=False):  # figures to publish, whatever training computed with
-            self.bound.update(self.vae(x))
+            self.bound.update(self.vae(x, self.bound.samples))
             self.nll.update(importance_weighted(self.vae, x, self.samples, self.rows))
 
     def on_test_epoch_end(self) -> None:

@@ -30,7 +30,8 @@ def parser() -> argparse.ArgumentParser:
     add("--images", type=int, default=10_000, help="per set; all of the split, if it has fewer (%(default)s)")
     add("--split", choices=("train", "val", "test"), default="test", help="of the real images (%(default)s)")
     add("--sampler", choices=SAMPLERS, default="both", help="gmm: a Gaussian mixture fitted to codes (%(default)s)")
-    add("--temperature", type=float, default=1.0, help="factor of the samples' standard deviation (%(default)s)")
+    scaled = "factor of the standard deviations of the prior or of a mixture's components (%(default)s)"
+    add("--temperature", type=float, default=1.0, help=scaled)
     add("--seed", type=int, default=0, help="of everything drawn (%(default)s)")
     add("--device", choices=("cpu", "cuda"), help="(cuda where there is one)")
     add("--data-root", help="takes the place of data.root")

@@ -65,7 +65,8 @@ def sample(vae: VAE, arguments: Namespace) -> list[Path]:
         name = "sample_gmm.png"
         codes = training_codes(vae, opened(arguments))
         sampler = MixtureSampler(codes, temperature=arguments.temperature, seed=arguments.seed)
-    return [save(grid(vae.decode(sampler(arguments.images)).mean, columns=8), folder(arguments) / name)]
+    drawn = vae.decode(sampler(arguments.images), temperature=arguments.temperature).mean
+    return [save(grid(drawn, columns=8), folder(arguments) / name)]
 
 
 def interpolate(vae: VAE, arguments: Namespace) -> list[Path]:
@@ -77,13 +78,29 @@ def interpolate(vae: VAE, arguments: Namespace) -> list[Path]:
 
 
 def traverse(vae: VAE, arguments: Namespace) -> list[Path]:
-    """One image's code moved along the dimensions of highest KL, a row for each."""
+    """One image's code moved along the dimensions that carry most, a row for each.
+
+    Dimensions are ranked by KL where it is known for each, else by the variance of their posterior means. Each goes
+    from -3 to 3 standard deviations of the prior around its mean, or of the codes where the prior's are not known.
+    """
     x = images(vae, opened(arguments), arguments, 200)
     if not 0 <= arguments.index < len(x):
         raise ConfigError(f"--index is a number from 0 to {len(x) - 1}, got {arguments.index}.")
     x = torch.cat([x[arguments.index :], x[: arguments.index]])
     moved = pictures.traversal(vae, x, arguments.dimensions, arguments.steps)
-    return save_moving(moved, folder(arguments) / "traverse")
+    show(moved)
+    return save_moving(moved.images, folder(arguments) / "traverse")
+
+
+def show(moved: pictures.Traversal) -> None:
+    """A table of the rows of a traversal."""
+    table = Table(caption=f"{pictures.DEVIATIONS:g} standard deviations of the {moved.around} either way")
+    for heading in ("row", "dimension", moved.score, "from", "to"):
+        table.add_column(heading)
+    for row, dimension in enumerate(moved.dimensions):
+        first, last = moved.values[row, [0, -1]].tolist()
+        table.add_row(str(row + 1), str(dimension), f"{moved.scores[row]:.4g}", f"{first:.2f}", f"{last:.2f}")
+    Console().print(table)
 
 
 def edit(vae: VAE, arguments: Namespace) -> list[Path]:
@@ -216,7 +233,7 @@ def parser(command: str) -> ArgumentParser:
             "--temperature",
             type=float,
             default=1.0,
-            help="of the draws; below 1 closer to the mean (%(default)s)",
+            help="factor of the standard deviations of the prior or of a mixture's components (%(default)s)",
         )
         add(
             "--sampler",
@@ -227,7 +244,7 @@ def parser(command: str) -> ArgumentParser:
     if command in ("interpolate", "traverse"):
         add("--steps", type=int, default=pictures.STEPS, help="pictures in a row (%(default)s)")
     if command == "traverse":
-        add("--dimensions", type=int, default=8, help="rows, those of highest KL (%(default)s)")
+        add("--dimensions", type=int, default=8, help="rows, those that carry most (%(default)s)")
         add("--index", type=int, default=0, help="number of the image whose code is moved (%(default)s)")
     if command == "attributes":
         add("--attribute", action="append", required=True, metavar="NAME", help="such as Smiling; may be repeated")

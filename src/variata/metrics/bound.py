@@ -20,9 +20,14 @@ class Bound(Metric):
     r"""Mean ELBO, rate and distortion at beta = 1, KL per rung and latent dimension, and active units.
 
     A unit j is active if \(\mathrm{Var}_x(E_q[z_j | x]) > 0.01\): the posterior mean moves; noise does not count.
+    Below the top rung the mean m of z_j also moves with the noise of the rungs above. Two passes share the image and no
+    noise, so \(\mathrm{Var}_x(E_q[z_j | x]) = \mathrm{Cov}(m, m')\), each sample of a trace taken with the next.
 
     Args:
         events: Shape of z of each rung, top first.
+
+    Attributes:
+        samples: Least number per image of the traces it takes: two where there are several rungs.
     """
 
     full_state_update = False
@@ -34,6 +39,7 @@ class Bound(Metric):
     def __init__(self, events: Sequence[Size]) -> None:
         super().__init__()
         self.events = [torch.Size(event) for event in events]
+        self.samples = min(2, len(self.events))
         self._zeros("images")
         self._zeros("elbo_square")
         self._zeros("distortion")
@@ -43,8 +49,14 @@ class Bound(Metric):
                 self._zeros(f"{name}_{i}", *event)
 
     def update(self, trace: Trace) -> None:
-        """Add the images of a trace."""
+        """Add the images of a trace.
+
+        Raises:
+            ValueError: It has one sample per image, and there are several rungs.
+        """
         k = trace.samples
+        if k < self.samples:
+            raise ValueError(f"Active units of a ladder take {self.samples} samples per image, got {k}.")
         self.images += trace.x.shape[0]
         log_px, kl = trace.log_px.double(), trace.kl.double()  # [K, B], [L, K, B]
         self.distortion -= log_px.sum() / k
@@ -52,8 +64,9 @@ class Bound(Metric):
         self.elbo_square += (log_px - kl.sum(0)).mean(0).square().sum()
         for i, latent in enumerate(trace.latents):
             mean = latent.q.mean.double()
+            other = mean.roll(trace.x.shape[0], 0)  # of the same image, another sample's where there are several
             self._add(f"mean_{i}", mean.sum(0) / k)
-            self._add(f"square_{i}", mean.square().sum(0) / k)
+            self._add(f"square_{i}", (mean * other).sum(0) / k)
             if (per_dim := latent.kl_per_dim) is not None:
                 self._add(f"kl_{i}", per_dim.double().sum(0) / k)
 
@@ -74,10 +87,14 @@ class Bound(Metric):
         """KL of each dimension of a rung's z, [*D]; zeros where none is known."""
         return getattr(self, f"kl_{rung}") / self.images
 
+    def variance(self, rung: int) -> Tensor:
+        """Var_x(E[z | x]) of each dimension of a rung's z, [*D]; below the top rung an estimate, maybe negative."""
+        mean, square = getattr(self, f"mean_{rung}") / self.images, getattr(self, f"square_{rung}") / self.images
+        return square - mean.square()
+
     def active(self, rung: int) -> Tensor:
         """Which dimensions of a rung's z are active, bool [*D]."""
-        mean, square = getattr(self, f"mean_{rung}") / self.images, getattr(self, f"square_{rung}") / self.images
-        return square - mean.square() > ACTIVE
+        return self.variance(rung) > ACTIVE
 
     def _zeros(self, name: str, *shape: int) -> None:
         self.add_state(name, torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")

@@ -55,7 +55,7 @@ def measure(
             chosen["samples"] = PriorSampler(vae, temperature)
         if extractor is not None and "gmm" in samplers:
             chosen["samples_gmm"] = MixtureSampler(training_codes(vae, data), temperature=temperature, seed=seed)
-        figures = image_quality(vae, data, chosen, extractor, split, images)
+        figures = image_quality(vae, data, chosen, extractor, split, images, temperature)
     return {**figures, **protocol, "quality/temperature": temperature, "quality/seed": seed}
 
 
@@ -67,6 +67,7 @@ def image_quality(
     extractor: nn.Module | None,
     split: str = "test",
     images: int = 10_000,
+    temperature: float = 1.0,
 ) -> Figures:
     """`quality/psnr`, `quality/ms_ssim`, and `quality/{fid,kid,kid_std}_<set>` of reconstructions and of each sampler.
 
@@ -77,6 +78,7 @@ def image_quality(
         extractor: uint8 [N, 3, H, W] -> features [N, F]; without one there is neither FID nor KID.
         split: Of the real images.
         images: Real images, evenly spread over the split; all where it has fewer.
+        temperature: Of the rungs below the samplers'.
     """
     real, reconstructed = reconstructions(vae, data, split, images)
     figures: Figures = {
@@ -88,7 +90,8 @@ def image_quality(
     if extractor is None:
         return figures
     seen = features(extractor, real, "real")
-    sets = {name: samples(vae, sampler, len(real), data.eval_batch_size) for name, sampler in samplers.items()}
+    n, batch = len(real), data.eval_batch_size
+    sets = {name: samples(vae, sampler, n, batch, temperature) for name, sampler in samplers.items()}
     for name, pictures in {"reconstructions": reconstructed, **sets}.items():
         for figure, value in distances(seen, features(extractor, pictures, name)).items():
             figures[f"quality/{figure}_{name}"] = value
@@ -108,9 +111,10 @@ def reconstructions(vae: VAE, data: ImageDataModule, split: str, images: int) ->
     return torch.cat(real), torch.cat(shown)
 
 
-def samples(vae: VAE, sampler: Sampler, n: int, batch: int) -> Tensor:
-    """n pictures of a sampler's z, `batch` at a time, uint8 [n, C, H, W]."""
-    return torch.cat([as_bytes(vae.decode(sampler(min(batch, n - done))).mean) for done in range(0, n, batch)])
+def samples(vae: VAE, sampler: Sampler, n: int, batch: int, temperature: float = 1.0) -> Tensor:
+    """n pictures of a sampler's z, `batch` at a time, uint8 [n, C, H, W]; the rungs below are at the temperature."""
+    drawn = (sampler(min(batch, n - done)) for done in range(0, n, batch))
+    return torch.cat([as_bytes(vae.decode(z, temperature=temperature).mean) for z in drawn])
 
 
 def as_bytes(x: Tensor) -> Tensor:
