@@ -127,5 +127,25 @@ def test_moving_pictures_are_a_row_each_and_a_film_there_and_back(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x.gif", "x.png"]
 
 
+def ink(picture, columns):
+    """Bright pixels over each column of a picture that has a line of labels, counted."""
+    return [part.sum().item() for part in (picture[: pictures.HEAD, :, 0] > 128).chunk(columns, 1)]
+
+
+def test_labels_stand_over_their_columns_and_leave_the_pictures_as_they_are():
+    picture = grid(torch.rand(6, 3, 20, 30), columns=3)
+    labelled = pictures.headed(picture, ["+1", "", "-0.5"])
+    assert torch.equal(labelled[pictures.HEAD :], picture)
+    first, none, last = ink(labelled, 3)
+    assert first > 0 == none and last > first  # four characters take more ink than two
+    assert ink(pictures.headed(picture, ["+1", "+1.23456789", "+1"]), 3) == [first, 0, first]  # no room in 32 pixels
+
+
+def test_labels_of_steps_are_over_the_still_and_on_the_frames(tmp_path):
+    still, film = pictures.save_moving(torch.zeros(1, 3, 1, 20, 20), tmp_path / "x", ["-1", "+0", "+1"])
+    assert Image.open(still).size == (3 * 22, 22 + pictures.HEAD)
+    assert Image.open(film).n_frames == 4 and Image.open(film).size == (22, 22 + pictures.HEAD)
+
+
 def test_grey_pictures_are_grey(tmp_path):
     assert Image.open(pictures.save(pictures.grid(torch.rand(2, 1, 3, 3), 2), tmp_path / "x.png")).mode == "L"

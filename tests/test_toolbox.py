@@ -9,6 +9,7 @@ from PIL import Image
 from torch import nn
 
 from models import Returns
+from variata import pictures
 from variata.blocks import Concat
 from variata.cli import toolbox
 from variata.core import VAE, Rung
@@ -89,9 +90,9 @@ def test_commands_draw_a_trained_run(train, monkeypatch, capsys):
         assert command(name, "--images", "6") == 0
     assert command("sample", "--sampler", "gmm", "--temperature", "0.5", "--out", str(answer.run / "gmm")) == 0
     drawn = {path.name for path in (answer.run / "images").iterdir()}
-    assert {"reconstruct.png", "interpolate.gif", "interpolate.png", "traverse.gif", "sample.png"} <= drawn
+    assert {"reconstruct_test.png", "interpolate_test.gif", "traverse_test.png", "sample_prior.png"} <= drawn
     assert (answer.run / "gmm" / "sample_gmm.png").is_file()
-    assert str(answer.run / "images" / "traverse.gif") in capsys.readouterr().out
+    assert str(answer.run / "images" / "traverse_test.gif") in capsys.readouterr().out
     assert command("attributes", "--attribute", "Smiling") == 2
     assert "attributes" in capsys.readouterr().err
     for wrong in (["--seed", str(2**40)], ["--temperature", "nan"]):
@@ -119,7 +120,7 @@ def test_attributes_are_applied_and_judged(train, faces, monkeypatch, capsys):
     assert "Odd: 4 of 8 training images" in capsys.readouterr().out
     found = json.loads((answer.run / "attributes.json").read_text())["Odd"]
     assert len(found["mean"]["vector"]) == 64 and list(found["mean"]["each"]) == ["Late"]
-    assert Image.open(answer.run / "images" / "attribute_Odd_probe.png").size == (2 * 34, 2 * 34)
+    assert Image.open(answer.run / "images" / "attribute_Odd_probe.png").size == (2 * 34, 2 * 34 + pictures.HEAD)
     monkeypatch.setattr(sys, "argv", ["variata", str(answer.run), "--attribute", "Even"])
     assert toolbox.main("attributes") == 2
     assert "There is no attribute Even in this data. There are: Odd, Late." in " ".join(capsys.readouterr().err.split())

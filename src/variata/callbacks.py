@@ -18,7 +18,7 @@ from variata.core import VAE
 from variata.data.module import ImageDataModule
 from variata.errors import Interrupted
 from variata.metrics.attributes import column, labelled_codes, mean_difference
-from variata.pictures import edits, grid, interpolation, noise, pairs, save, traversal
+from variata.pictures import edits, grid, headed, interpolation, noise, pairs, save, traversal
 from variata.training import Training
 
 ROWS = 8  # of a picture of interpolations or edits
@@ -226,21 +226,24 @@ class Pictures(Callback):
         """Pictures [H, W, C] and their captions, by name."""
         x = data.prepare(data.images["val"][: self.images].to(vae.root.device), "val")
         along = traversal(vae, x, self.dimensions)
-        moving = {"traversal": (along.images, along.caption)}
+        drawn = {"traversal": (_rows(along.images), along.caption)}
         if len(x) > 1:
-            moving["interpolation"] = (
-                interpolation(vae, x[: 2 * ROWS]),
-                "codes on the straight line between two images'",
-            )
+            between = interpolation(vae, x[: 2 * ROWS])
+            drawn["interpolation"] = _rows(between), "codes on the straight line between two images'"
         if self.attributes:
             codes, values = labelled_codes(vae, data, CODES)
             for name in self.attributes:
                 vector = mean_difference(codes, values[:, column(data, name)])
-                caption = f"{name}: {', '.join(f'{s:g}' for s in STRENGTHS)} times its vector"
-                moving[f"attribute_{name}"] = edits(vae, x[:ROWS], vector, STRENGTHS), caption
+                edited = headed(_rows(edits(vae, x[:ROWS], vector, STRENGTHS)), [f"{s:+g}" for s in STRENGTHS])
+                drawn[f"attribute_{name}"] = edited, f"codes and so many times the vector of {name}"
         shown = grid(pairs(x, vae.reconstruct(x).mean), columns=16)
         return {
             "reconstructions": (shown, "each image followed by its reconstruction"),
             "samples": (grid(vae.sample(self.images).mean, columns=8), "mean of p(x | z) for z of the prior"),
-            **{k: (grid(images.flatten(0, 1), images.shape[1]), caption) for k, (images, caption) in moving.items()},
+            **drawn,
         }
+
+
+def _rows(images: Tensor) -> Tensor:
+    """[R, T, C, H, W] -> a picture with a row for each of R."""
+    return grid(images.flatten(0, 1), images.shape[1])

@@ -4,13 +4,13 @@ Codes are posterior means of the top rung; rungs below it are drawn from their p
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -20,6 +20,7 @@ from variata.distributions import moments
 STEPS = 11  # of a traversal or interpolation
 DEVIATIONS = 3.0  # a traversal reaches from the mean, both ways
 FRAME = 100  # milliseconds a picture of a GIF is shown
+HEAD = 12  # pixels of the line of labels above a grid
 EDGE = 96  # grey value of the lines between the images of a grid
 
 
@@ -119,16 +120,35 @@ def grid(images: Tensor, columns: int) -> Tensor:
     return rows.permute(0, 3, 1, 4, 2).flatten(0, 1).flatten(1, 2)  # [R*H, columns*W, C]
 
 
+def headed(picture: Tensor, labels: Sequence[str]) -> Tensor:
+    """A grid [H, W, C] below a line with a label over each of its columns; one wider than its column is left out."""
+    font, width = ImageFont.load_default_imagefont(), picture.shape[1] / len(labels)
+    line = Image.new("L", (picture.shape[1], HEAD))
+    for column, label in enumerate(labels):
+        if (length := font.getlength(label)) <= width:
+            ImageDraw.Draw(line).text(((column + 0.5) * width - length / 2, 0), label, 255, font)
+    above = torch.frombuffer(bytearray(line.tobytes()), dtype=torch.uint8).view(HEAD, -1, 1)
+    return torch.cat([above.expand(-1, -1, picture.shape[2]), picture])
+
+
 def save(picture: Tensor, path: Path) -> Path:
     """A picture [H, W, C] as PNG."""
     return _write(path, [picture])
 
 
-def save_moving(images: Tensor, path: Path) -> list[Path]:
-    """Images [R, T, C, H, W] as a PNG with a row for each, and a GIF in which all move at once, there and back."""
+def save_moving(images: Tensor, path: Path, labels: Sequence[str] = ()) -> list[Path]:
+    """Images [R, T, C, H, W] as a PNG with a row for each, and a GIF in which all move at once, there and back.
+
+    Args:
+        labels: Of the T steps, written above them; none for no line above.
+    """
     columns = math.ceil(math.sqrt(len(images)))
     frames = [grid(images[:, step], columns) for step in range(images.shape[1])]
-    still = save(grid(images.flatten(0, 1), images.shape[1]), path.with_suffix(".png"))
+    picture = grid(images.flatten(0, 1), images.shape[1])
+    if labels:
+        frames = [headed(frame, [label]) for frame, label in zip(frames, labels, strict=True)]
+        picture = headed(picture, labels)
+    still = save(picture, path.with_suffix(".png"))
     return [still, _write(path.with_suffix(".gif"), frames + frames[-2:0:-1])]
 
 

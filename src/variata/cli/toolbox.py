@@ -53,20 +53,18 @@ def reconstruct(vae: VAE, arguments: Namespace) -> list[Path]:
     x = images(vae, opened(arguments), arguments, arguments.images)
     shown = vae.reconstruct(x).mean
     both = shown if arguments.alone else pictures.pairs(x, shown)
-    return [save(grid(both, columns=16), folder(arguments) / "reconstruct.png")]
+    return [save(grid(both, columns=16), folder(arguments) / f"reconstruct_{arguments.split}.png")]
 
 
 def sample(vae: VAE, arguments: Namespace) -> list[Path]:
     """Means of p(x | z) for z of the prior, or of a mixture of Gaussians fitted to the training images' codes."""
-    name = "sample.png"
     if arguments.sampler == "prior":
         sampler: Sampler = PriorSampler(vae, arguments.temperature)
     else:
-        name = "sample_gmm.png"
         codes = training_codes(vae, opened(arguments))
         sampler = MixtureSampler(codes, temperature=arguments.temperature, seed=arguments.seed)
     drawn = vae.decode(sampler(arguments.images), temperature=arguments.temperature).mean
-    return [save(grid(drawn, columns=8), folder(arguments) / name)]
+    return [save(grid(drawn, columns=8), folder(arguments) / f"sample_{arguments.sampler}.png")]
 
 
 def interpolate(vae: VAE, arguments: Namespace) -> list[Path]:
@@ -74,7 +72,9 @@ def interpolate(vae: VAE, arguments: Namespace) -> list[Path]:
     x = images(vae, opened(arguments), arguments, 2 * arguments.images)
     if len(x) < 2:
         raise ConfigError(f"The {arguments.split} split has {len(x)} image; an interpolation needs two.")
-    return save_moving(pictures.interpolation(vae, x, arguments.steps), folder(arguments) / "interpolate")
+    return save_moving(
+        pictures.interpolation(vae, x, arguments.steps), folder(arguments) / f"interpolate_{arguments.split}"
+    )
 
 
 def traverse(vae: VAE, arguments: Namespace) -> list[Path]:
@@ -89,7 +89,7 @@ def traverse(vae: VAE, arguments: Namespace) -> list[Path]:
     x = torch.cat([x[arguments.index :], x[: arguments.index]])
     moved = pictures.traversal(vae, x, arguments.dimensions, arguments.steps)
     show(moved)
-    return save_moving(moved.images, folder(arguments) / "traverse")
+    return save_moving(moved.images, folder(arguments) / f"traverse_{arguments.split}")
 
 
 def show(moved: pictures.Traversal) -> None:
@@ -128,7 +128,8 @@ def edit(vae: VAE, arguments: Namespace) -> list[Path]:
             moved = attributes.effect(vae, probes, judged, direction, arguments.strengths)
             results[name][kind] = summary(names, a, direction, arguments.strengths, moved)
             shown = pictures.edits(vae, judged[: arguments.images], direction, arguments.strengths)
-            paths += save_moving(shown, folder(arguments) / f"attribute_{name}_{kind}")
+            labels = [f"{strength:+g}" for strength in arguments.strengths]
+            paths += save_moving(shown, folder(arguments) / f"attribute_{name}_{kind}", labels)
         report(name, results[name])
     runs.write(path, json.dumps(results, indent=2) + "\n")
     return [*paths, path]
