@@ -13,3 +13,12 @@ def test_csv_grows_columns_and_forgets_what_is_done_again(tmp_path):
     again.log_metrics({"b": 5.0}, step=30)
     assert [row["step"] for row in again.rows()] == ["10", "20", "20", "30"]
     assert again.rows()[-1] == {"step": "30", "a": "", "b": "5"}
+
+
+def test_a_test_that_is_done_again_is_recorded_once(tmp_path):
+    for until in (None, 20):
+        log = CSV(tmp_path / "metrics.csv", until)
+        if until is None:
+            log.log_metrics({"val/elbo": -2.0}, step=20)
+        log.log_metrics({"test/elbo": -1.0}, step=20)
+    assert [(row["val/elbo"], row["test/elbo"]) for row in log.rows()] == [("-2", ""), ("", "-1")]

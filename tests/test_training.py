@@ -1,6 +1,8 @@
 """The loop: its clock, its order, its noise. Runs of a few updates on digits, without the command line."""
 
+import shutil
 from functools import partial
+from pathlib import Path
 
 import lightning.pytorch as pl
 import pytest
@@ -15,6 +17,7 @@ from variata.decoders import MLPDecoder
 from variata.encoders import Encoder
 from variata.errors import Diverged
 from variata.likelihoods import Bernoulli
+from variata.loggers import CSV
 from variata.objectives import ELBO, IWAE
 from variata.posteriors import Gaussian
 from variata.priors import StandardNormal
@@ -141,6 +144,39 @@ def test_going_on_after_whole_epochs_is_uninterrupted(tmp_path, ema):
     resumed = run(tmp_path, updates_per_call=4, epochs=4, callbacks=callbacks(), ckpt=tmp_path / "last.ckpt")
     assert resumed.step == whole.step == 52
     assert torch.equal(weights(whole), weights(resumed))
+
+
+class Kept(Last):
+    """Every checkpoint that a kill may leave behind, by its update."""
+
+    def __init__(self, folder):
+        super().__init__(folder, every=0.0)
+        self.paths = {}
+
+    def write(self, trainer):
+        super().write(trainer)
+        step = trainer.lightning_module.step
+        self.paths[step] = self.path.with_name(f"{step}.ckpt")
+        self.path.rename(self.paths[step])
+
+
+def rows(log):
+    """What a CSV file holds, but for how long it took."""
+    return [{name: value for name, value in row.items() if not name.endswith("_per_second")} for row in log.rows()]
+
+
+@pytest.mark.parametrize("updates_per_call", [1, 8])
+def test_metrics_of_a_resumed_run_are_those_of_an_uninterrupted_one(tmp_path, updates_per_call):
+    options = {"updates_per_call": updates_per_call, "epochs": 3, "log_every": 7, "beta": Linear(over=1.0)}
+    kept, whole = Kept(tmp_path), CSV(tmp_path / "whole.csv")
+    run(tmp_path, callbacks=[kept], logger=whole, **options)
+    assert [row["step"] for row in rows(whole)] == ["7", "13", "14", "21", "26", "28", "35", "39"]
+    for step in [
+        list(kept.paths)[i] for i in (0, 1, 2, -2)
+    ]:  # in the middle of an epoch and of a record, and at the ends
+        path = Path(shutil.copy(whole.path, tmp_path / "resumed.csv"))
+        run(tmp_path, logger=CSV(path, until=step), ckpt=kept.paths[step], **options)
+        assert rows(CSV(path)) == rows(whole), step
 
 
 class Trail(pl.Callback):
