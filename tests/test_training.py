@@ -1,6 +1,7 @@
 """The loop: its clock, its order, its noise. Runs of a few updates on digits, without the command line."""
 
 import shutil
+import signal
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from variata.cli.report import latent_shapes
 from variata.data.digits import digits
 from variata.decoders import MLPDecoder
 from variata.encoders import Encoder
-from variata.errors import Diverged
+from variata.errors import Diverged, Interrupted
 from variata.likelihoods import Bernoulli
 from variata.loggers import CSV
 from variata.objectives import ELBO, IWAE
@@ -55,7 +56,7 @@ def run(
     **options,
 ):
     pl.seed_everything(seed, verbose=False)
-    data = digits(batch_size=100)
+    data = digits(batch_size=100, eval_batch_size=80)
     data.seed, data.updates_per_call = seed, updates_per_call
     vae = vae or small((1, 28, 28), latent=4, widths=(16,))
     parts = {"objective": ELBO(), "beta": Constant(), "scheduler": Constant(), "compile": False}
@@ -177,6 +178,39 @@ def test_metrics_of_a_resumed_run_are_those_of_an_uninterrupted_one(tmp_path, up
         path = Path(shutil.copy(whole.path, tmp_path / "resumed.csv"))
         run(tmp_path, logger=CSV(path, until=step), ckpt=kept.paths[step], **options)
         assert rows(CSV(path)) == rows(whole), step
+
+
+class Asks(pl.Callback):
+    """Asks to stop in the midst of the second validation."""
+
+    def __init__(self, last, batch):
+        self.last, self.batch, self.validations = last, batch, 0
+
+    def on_validation_start(self, *args):
+        self.validations += 1
+
+    def on_validation_batch_start(self, trainer, pl_module, batch, batch_idx, *args):
+        if (self.validations, batch_idx) == (2, self.batch):
+            self.last.signum = signal.SIGTERM
+
+
+@pytest.mark.parametrize(("batch", "ema"), [(0, False), (2, True)])
+def test_a_validation_that_was_interrupted_is_done_again_and_nothing_else(tmp_path, batch, ema):
+    def callbacks():
+        return [*([EMA(decay=0.9)] if ema else []), Best(tmp_path)]
+
+    options = {"updates_per_call": 4, "epochs": 4, "log_every": 7}
+    whole, log, last = CSV(tmp_path / "whole.csv"), CSV(tmp_path / "resumed.csv"), Last(tmp_path)
+    trained = run(tmp_path, callbacks=callbacks(), logger=whole, **options)
+    with pytest.raises(Interrupted):
+        run(tmp_path, callbacks=[Asks(last, batch), *callbacks(), last], logger=log, **options)
+    assert [row["step"] for row in rows(log) if row["val/elbo"]] == ["13"]
+    kept, log = Kept(tmp_path), CSV(log.path, until=26)
+    resumed = run(tmp_path, callbacks=[*callbacks(), kept], logger=log, ckpt=tmp_path / "last.ckpt", **options)
+    assert rows(log) == rows(whole) and torch.equal(weights(resumed), weights(trained))
+    log = CSV(log.path, until=26)  # killed after that validation, and resumed once more
+    run(tmp_path, callbacks=callbacks(), logger=log, ckpt=kept.paths[26], **options)
+    assert rows(log) == rows(whole)
 
 
 class Trail(pl.Callback):

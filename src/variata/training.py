@@ -276,7 +276,7 @@ class Training(pl.LightningModule):
             "record": self._begun_record(),
             "epoch": epoch,
             "position": update * self.data.batch_size,
-            "rng": rng_state(),
+            "rng": self._training_rng if self.trainer.validating else rng_state(),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from variata.cli.crew import crew
+from variata.cli.signals import end_in_time, interrupt, signals_to
 from variata.errors import ConfigError, Interrupted, RunError, UserError
 
 INSTALLED, CHECKOUT = Path(__file__).parents[1] / "conf", Path(__file__).parents[3] / "conf"
@@ -35,7 +36,8 @@ def guarded(command: Callable[[], Any]) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its exceptions over instead of printing and exiting
     OmegaConf.register_new_resolver("run_dir", run_dir, replace=True, use_cache=True)
     try:
-        command()
+        with signals_to(interrupt):
+            command()
         return failed[0].exit_code if failed else 0
     except (KeyboardInterrupt, Interrupted) as error:
         say("Interrupted." if isinstance(error, KeyboardInterrupt) else str(error))
@@ -198,6 +200,7 @@ def main() -> int:
     others = crew()
     if others is None:
         return guarded(job)
+    end_in_time(os.getppid())
     from variata.cli.worker import begin, follow
 
     begin(others.rank, others.devices)
