@@ -137,8 +137,8 @@ def assert_a_whole_run(answer, run, other, updates):
     assert results(run)["status"] == "finished" and results(run)["test/images"] == 500
     assert results(run)["train/steps"] == 8 and run.parent == other.parent
     assert answer.out.count("2 x cpu") == answer.out.count(updates) == 2
-    assert {path.name for path in run.iterdir()} - {"wandb"} == {
-        *("checkpoints", "config.yaml", "metrics.csv", "overrides.txt", "results.json", "train.log")
+    assert {path.name for path in run.iterdir()} - {"wandb", ".lock.0"} == {
+        *("checkpoints", "config.yaml", "metrics.csv", "overrides.txt", "results.json", "train.log", ".lock")
     }
 
 

@@ -11,17 +11,14 @@ import traceback
 from dataclasses import replace
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from variata import runs
 from variata.cli.crew import Crew, crew
 from variata.cli.job import Job
 from variata.cli.launch import explain, say
+from variata.cli.lock import PREDECESSOR, WRITER, alone
 from variata.cli.signals import end_in_time, interrupt, signals_to
-from variata.errors import Interrupted, RunError, UserError
+from variata.errors import Busy, Interrupted, RunError, UserError
 from variata.sweeps.jobs import BUSY, outcome
-
-PREDECESSOR = 60.0  # seconds it may take to end, when a sweep was killed and is resumed at once
 
 
 def main() -> int:
@@ -31,12 +28,12 @@ def main() -> int:
     job = Job.loads(file.read_text())
     begin(others.rank if others else 0, others.devices if others else 1)
     if others is None:
-        return whole(job, file)
+        return whole(job)
     if "TORCHELASTIC_RUN_ID" in os.environ:
         return part(job, others.rank)
     if others.rank > 0:
         return follow(others)
-    code = whole(job, file)
+    code = whole(job)
     if code < 128 and not others.alone:  # a signal reaches the others too
         others.dismiss()
     return code
@@ -50,7 +47,7 @@ def part(job: Job, rank: int) -> int:
         logging.config.dictConfig(job.logging)
     try:
         with signals_to(interrupt):
-            record(run)(job)
+            record(lead if rank == 0 else run)(job)
     except (UserError, Interrupted) as error:
         return error.exit_code
     except Exception:  # recorded, with its traceback
@@ -58,16 +55,16 @@ def part(job: Job, rank: int) -> int:
     return 0
 
 
-def whole(job: Job, file: Path) -> int:
+def whole(job: Job) -> int:
     """All of a sweep's job, while no other process is at it; nothing, where another has just done it."""
     try:
-        with FileLock(file.with_suffix(".lock"), timeout=PREDECESSOR), signals_to(interrupt):
+        with alone(job.folder, PREDECESSOR):
             if outcome(job.folder).well:
                 say(f"The job {job.folder} was done meanwhile.")
                 return 0
             return attempt(job)
-    except Timeout:
-        say(f"Another process is still at the job {job.folder}. Stop it, or wait for it, then resume.")
+    except Busy as error:
+        say(str(error))
         return BUSY
 
 
@@ -78,8 +75,9 @@ def attempt(job: Job) -> int:
 
     (job.folder / "results.json").unlink(missing_ok=True)  # of an earlier attempt
     try:
-        logging.config.dictConfig(job.logging)
-        start(replace(job, config=checked(job.config)).continued())
+        with signals_to(interrupt):
+            logging.config.dictConfig(job.logging)
+            start(replace(job, config=checked(job.config)).continued())
         return 0
     except Interrupted as error:
         say(str(error))
@@ -111,6 +109,12 @@ def follow(others: Crew) -> int:
                 say(f"Device {others.rank}: {error}")
                 return code
     return code
+
+
+def lead(job: Job) -> None:
+    """`run` for the process that writes: that of a command killed just now may still be at it."""
+    with alone(job.folder, PREDECESSOR, WRITER):
+        run(job)
 
 
 def run(job: Job) -> None:

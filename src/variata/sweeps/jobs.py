@@ -87,7 +87,7 @@ def command(job: Job) -> list[str]:
 
 
 def beside(job: Job, kind: str) -> Path:
-    """A file of a job's, beside the sweep's run directories: itself ("json"), or whose process is at it ("lock")."""
+    """A file of a job's, beside the sweep's run directories: itself ("json"), or its number on a cluster ("slurm")."""
     return job.folder.parent / ".jobs" / f"{job.folder.name}.{kind}"
 
 
