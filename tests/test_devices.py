@@ -229,11 +229,15 @@ def test_a_killed_process_ends_the_whole_run(running, tmp_path, lost):
     assert results(run)["status"] == "failed"
 
 
-def test_ctrl_c_on_two_devices_is_saved_and_told_once(running, tmp_path):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_on_two_devices_is_saved_and_told_once(running, tmp_path, number, code):
     started = below(running.pid)
-    os.killpg(running.pid, signal.SIGINT)  # as a terminal does
+    os.killpg(running.pid, number)  # as a terminal does
+    if number == signal.SIGTERM:  # and `timeout` sends another
+        time.sleep(0.02)
+        running.send_signal(number)
     _, err = running.communicate(timeout=60)
-    assert running.returncode == 130, err
+    assert running.returncode == code, err
     (run,) = (path.parent for path in tmp_path.rglob("config.yaml"))
     assert err.count("variata:") == 1 and "Traceback" not in err and f"resume={run}" in " ".join(err.split())
     assert results(run)["status"] == "interrupted"

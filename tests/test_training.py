@@ -1,5 +1,6 @@
 """The loop: its clock, its order, its noise. Runs of a few updates on digits, without the command line."""
 
+import math
 import shutil
 import signal
 from functools import partial
@@ -150,8 +151,8 @@ def test_going_on_after_whole_epochs_is_uninterrupted(tmp_path, ema):
 class Kept(Last):
     """Every checkpoint that a kill may leave behind, by its update."""
 
-    def __init__(self, folder):
-        super().__init__(folder, every=0.0)
+    def __init__(self, folder, every=0.0):
+        super().__init__(folder, every)
         self.paths = {}
 
     def write(self, trainer):
@@ -178,6 +179,15 @@ def test_metrics_of_a_resumed_run_are_those_of_an_uninterrupted_one(tmp_path, up
         path = Path(shutil.copy(whole.path, tmp_path / "resumed.csv"))
         run(tmp_path, logger=CSV(path, until=step), ckpt=kept.paths[step], **options)
         assert rows(CSV(path)) == rows(whole), step
+
+
+@pytest.mark.parametrize(("updates_per_call", "step"), [(1, 6), (4, 4)])
+def test_training_is_saved_before_it_compiles(tmp_path, monkeypatch, updates_per_call, step):
+    monkeypatch.setattr("variata.training.EAGER_UPDATES", 6)
+    monkeypatch.setattr(torch, "compile", lambda function: function)
+    kept = Kept(tmp_path, every=math.inf)
+    run(tmp_path, updates_per_call, epochs=1, callbacks=[kept], compile=True)
+    assert list(kept.paths) == [step, 13]
 
 
 class Asks(pl.Callback):

@@ -76,7 +76,7 @@ class Progress(TQDMProgressBar):
 
 
 class Last(Callback):
-    """Writes `last.ckpt` every few seconds, at the end of training, and when asked to stop; then stops.
+    """Writes `last.ckpt` every few seconds, before compiling, at the end, and when asked to stop; then stops.
 
     All devices stop at the same place: after an update, before a batch of validation or after one of the test.
     A validation that was begun is done again, from the checkpoint of before it.
@@ -95,7 +95,7 @@ class Last(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: Training, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        due = self.due(trainer)
+        due = self.due(trainer) or pl_module.compiles_next
         # the last batch of an epoch is left to the epoch's end, after its validation
         if due and batch_idx + 1 < trainer.num_training_batches:
             self.write(trainer)
@@ -103,7 +103,7 @@ class Last(Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Training) -> None:
         last = trainer.should_stop or pl_module.step >= pl_module.progress.total
-        if self.due(trainer) or last:
+        if self.due(trainer) or last or pl_module.compiles_next:
             self.write(trainer)
         self.stop()
 

@@ -132,6 +132,11 @@ class Training(pl.LightningModule):
             self._compiled = torch.compile(self._terms)
         return self._compiled(x, beta)
 
+    @property
+    def compiles_next(self) -> bool:
+        """Whether the next call compiles the step, which takes long and hears no signal."""
+        return self._compiles and self._compiled is None and self.step + self.data.updates_per_call > EAGER_UPDATES
+
     def _require_finite(self, loss: Tensor, terms: Terms, batch: Tensor) -> bool:
         finite = math.isfinite(loss.sum().item())
         if self.trainer.world_size > 1:  # all devices leave the update out, or none
