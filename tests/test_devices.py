@@ -161,7 +161,7 @@ def rank(pid: int) -> str:
 
 
 def until(condition):
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 300
     while not (met := condition()) and time.monotonic() < deadline:
         time.sleep(0.05)
     return met

@@ -199,12 +199,12 @@ def clean_start(folder: Path, outputs: Path, new: bool) -> Iterator[None]:
 
 def remove(folder: Path) -> None:
     """Remove a run directory, the lock last: with it, the directory may be another's."""
-    for path in folder.iterdir():
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
-        elif path.name != COMMAND:
-            path.unlink()
-    with suppress(OSError):
+    with suppress(OSError):  # as far as it goes
+        for path in folder.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.name != COMMAND:
+                path.unlink()
         (folder / COMMAND).unlink()
         folder.rmdir()
 

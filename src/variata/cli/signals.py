@@ -11,7 +11,8 @@ from select import select
 from variata.errors import Interrupted
 
 ECHO = 2.0  # seconds in which signals are one: `timeout` sends two, SLURM and torch's agent may both send theirs
-PATIENCE = 20.0  # seconds from a signal to the end of the process: less than the agent's 30, after which it kills
+PATIENCE = 15.0  # seconds from a signal to a second one, which does not wait
+CLOSING = 5.0  # seconds from that to the end: together less than the agent's 30, after which it kills
 
 _heard: list[float] = []  # when signals were
 
@@ -42,8 +43,9 @@ def interrupt(signum: int) -> None:
 def end_in_time(parent: int) -> None:
     """End this process when a signal has not done so after a while, and when the process it belongs to is gone.
 
-    It may be waiting in a library for a device that is gone, where no handler of Python's runs; a thread does. Until
-    somebody handles signals there is nothing to save, and they end the process at once.
+    Python's handlers first hear a second signal, with which a run ends wherever it is, as in a compiler. It may also be
+    waiting in a library for a device that is gone, where no handler of Python's runs; a thread does. Until somebody
+    handles signals there is nothing to save, and they end the process at once.
 
     Args:
         parent: Started this process; if it is another one's child by now, that is over.
@@ -54,12 +56,15 @@ def end_in_time(parent: int) -> None:
     signal.set_wakeup_fd(write)
 
     def watch() -> None:
-        signals = b""
-        while not {signal.SIGINT, signal.SIGTERM} & set(signals):
+        asked = set[int]()
+        while not asked:
             if os.getppid() != parent:
                 os.kill(os.getpid(), signal.SIGTERM)
             signals = os.read(read, 64) if select([read], [], [], 0.5)[0] else b""
+            asked = {int(signal.SIGINT), int(signal.SIGTERM)} & set(signals)
         time.sleep(PATIENCE)
-        os._exit(1)
+        os.kill(os.getpid(), min(asked))
+        time.sleep(CLOSING)
+        os._exit(128 + min(asked))
 
     threading.Thread(target=watch, daemon=True).start()
