@@ -11,7 +11,7 @@ from select import select
 from variata.errors import Interrupted
 
 ECHO = 2.0  # seconds in which signals are one: `timeout` sends two, SLURM and torch's agent may both send theirs
-PATIENCE = 15.0  # seconds from a signal to a second one, which does not wait
+PATIENCE = 15.0  # seconds from a signal to a second one, which does not wait, where a task of SLURM's does not say
 CLOSING = 5.0  # seconds from that to the end: together less than the agent's 30, after which it kills
 
 _heard: list[float] = []  # when signals were
@@ -51,6 +51,7 @@ def end_in_time(parent: int) -> None:
         parent: Started this process; if it is another one's child by now, that is over.
     """
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback
+    patience = float(os.environ.get("VARIATA_PATIENCE", PATIENCE))
     read, write = os.pipe()
     os.set_blocking(write, False)
     signal.set_wakeup_fd(write)
@@ -62,7 +63,7 @@ def end_in_time(parent: int) -> None:
                 os.kill(os.getpid(), signal.SIGTERM)
             signals = os.read(read, 64) if select([read], [], [], 0.5)[0] else b""
             asked = {int(signal.SIGINT), int(signal.SIGTERM)} & set(signals)
-        time.sleep(PATIENCE)
+        time.sleep(patience)
         os.kill(os.getpid(), min(asked))
         time.sleep(CLOSING)
         os._exit(128 + min(asked))
