@@ -1,3 +1,7 @@
+import os
+import signal
+
+from variata.cli import signals
 from variata.loggers import CSV
 
 
@@ -13,3 +17,26 @@ def test_csv_grows_columns_and_forgets_what_is_done_again(tmp_path):
     again.log_metrics({"b": 5.0}, step=30)
     assert [row["step"] for row in again.rows()] == ["10", "20", "20", "30"]
     assert again.rows()[-1] == {"step": "30", "a": "", "b": "5"}
+
+
+def test_a_test_that_is_done_again_is_recorded_once(tmp_path):
+    for until in (None, 20):
+        log = CSV(tmp_path / "metrics.csv", until)
+        if until is None:
+            log.log_metrics({"val/elbo": -2.0}, step=20)
+        log.log_metrics({"test/elbo": -1.0}, step=20)
+    assert [(row["val/elbo"], row["test/elbo"]) for row in log.rows()] == [("-2", ""), ("", "-1")]
+
+
+def test_signals_that_come_together_are_one(monkeypatch):
+    """`timeout` sends two: to the command, and to its group."""
+    heard = []
+    monkeypatch.setattr(signals, "_heard", [])
+    with signals.signals_to(heard.append):
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert heard == [signal.SIGTERM]
+        signals._heard[-1] -= signals.ECHO  # later
+        os.kill(os.getpid(), signal.SIGINT)
+        assert heard == [signal.SIGTERM, signal.SIGINT]
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL

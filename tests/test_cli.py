@@ -10,6 +10,8 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,8 +20,10 @@ from PIL import Image
 
 import variata
 from conftest import ROOT, environment, train_command
+from variata.cli.launch import clean_start
+from variata.cli.lock import alone
 from variata.core import VAE
-from variata.errors import DataError
+from variata.errors import Busy, DataError
 from variata.loading import open_data
 from variata.runs import read_config, write_config
 from wandb_file import records
@@ -37,6 +41,12 @@ RESULTS = {
 
 def results(run):
     return json.loads((run / "results.json").read_text())
+
+
+def recorded(run):
+    """What metrics.csv holds, but for how long it took."""
+    rows = list(csv.DictReader((run / "metrics.csv").open()))
+    return [{name: value for name, value in row.items() if name != "train/images_per_second"} for row in rows]
 
 
 def weights(run, name="last"):
@@ -72,7 +82,7 @@ def test_run_directory_is_complete(finished):
         ),
         *("images", "images/reconstructions.png", "images/samples.png", "images/traversal.png"),
         "images/interpolation.png",
-        *("results.json", "train.log"),
+        *("results.json", "train.log", ".lock"),
     }
     assert run.parent.name == "digits-mlp_vae"
     assert (run / "overrides.txt").read_text().splitlines()[:-1] == [*QUICK, "log_every=10"]
@@ -234,8 +244,7 @@ def test_killed_and_resumed_is_uninterrupted_bit_for_bit(train, tmp_path, model)
     assert torch.equal(weights(whole.run, "best"), weights(killed, "best"))
     same = [name for name in RESULTS if name.startswith("test/")]
     assert {name: results(killed)[name] for name in same} == {name: results(whole.run)[name] for name in same}
-    steps = [row["step"] for row in csv.DictReader((killed / "metrics.csv").open())]
-    assert steps == [row["step"] for row in csv.DictReader((whole.run / "metrics.csv").open())]
+    assert recorded(killed) == recorded(whole.run)
     assert len(list(outputs.rglob("config.yaml"))) == 1
 
 
@@ -416,6 +425,73 @@ def test_resume_from_a_bad_checkpoint_changes_nothing(train, finished, tmp_path,
     answer = train(f"resume={run}")
     assert answer.code == 2 and message in answer.said and "Traceback" not in answer.err
     assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file() and p.name != "train.log"} == before
+
+
+def test_a_run_that_another_command_is_at_is_left_alone(train, finished, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(finished[0], run)
+    before = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in run.rglob("*") if p.is_file()}
+    with alone(run):
+        answers = [train(f"resume={run}"), train("data=digits", f"hydra.run.dir={run}")]
+    for answer in answers:
+        assert answer.code == 2 and f"Another command is at the run {run}" in answer.said
+        assert answer.err.count("variata:") == 1 and "Traceback" not in answer.err and not answer.out
+    assert {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in run.rglob("*") if p.is_file()} == before
+
+
+def test_a_killed_process_holds_no_run_and_one_that_ends_soon_is_waited_for(tmp_path):
+    code = "import sys, time; from pathlib import Path; from variata.cli.lock import alone\n"
+    code += "with alone(Path(sys.argv[1])): print(flush=True); time.sleep(float(sys.argv[2]))"
+
+    def holder(seconds):
+        words = [sys.executable, "-c", code, str(tmp_path), seconds]
+        process = subprocess.Popen(words, env=environment(), stdout=subprocess.PIPE)
+        process.stdout.readline()
+        return process
+
+    first = holder("60")
+    with pytest.raises(Busy), alone(tmp_path):
+        pass
+    first.kill()
+    first.communicate()
+    second = holder("0.5")
+    with alone(tmp_path, patience=30):
+        assert second.wait() == 0
+
+
+def test_a_directory_is_given_up_with_its_lock_last(tmp_path, monkeypatch):
+    """Whoever comes while it is cleared away finds it locked, and whoever comes later has it to itself."""
+    folder, unlink, met = tmp_path / "outputs" / "run", Path.unlink, []
+
+    def come_meanwhile(path, **options):
+        with suppress(Busy), alone(folder):
+            met.append(path.name)
+        unlink(path, **options)
+
+    with pytest.raises(RuntimeError, match="cannot start"), alone(folder), clean_start(folder, folder.parent, new=True):
+        (folder / "train.log").touch()
+        (folder / "images").mkdir()
+        monkeypatch.setattr(Path, "unlink", come_meanwhile)
+        raise RuntimeError("it cannot start")
+    assert not folder.exists() and not met
+
+
+@pytest.mark.slow
+def test_of_two_commands_with_one_directory_one_trains_and_one_is_refused(tmp_path):
+    words = [*QUICK, "logger=none", "callbacks=[]", f"hydra.run.dir={tmp_path / 'run'}"]
+    options = {
+        "env": environment(),
+        "cwd": tmp_path,
+        "stdout": subprocess.DEVNULL,
+        "stderr": subprocess.PIPE,
+        "text": True,
+    }
+    both = [subprocess.Popen(train_command(tmp_path / "outputs", *words), **options) for _ in range(2)]
+    said = [process.communicate()[1] for process in both]
+    assert sorted(process.returncode for process in both) == [0, 2], said
+    refused = said[[process.returncode for process in both].index(2)]
+    assert "Another command is at the run" in " ".join(refused.split())
+    assert results(tmp_path / "run")["train/steps"] == 63 and results(tmp_path / "run")["status"] == "finished"
 
 
 def test_resume_changes_single_values_only(train, finished):

@@ -137,8 +137,8 @@ def assert_a_whole_run(answer, run, other, updates):
     assert results(run)["status"] == "finished" and results(run)["test/images"] == 500
     assert results(run)["train/steps"] == 8 and run.parent == other.parent
     assert answer.out.count("2 x cpu") == answer.out.count(updates) == 2
-    assert {path.name for path in run.iterdir()} - {"wandb"} == {
-        *("checkpoints", "config.yaml", "metrics.csv", "overrides.txt", "results.json", "train.log")
+    assert {path.name for path in run.iterdir()} - {"wandb", ".lock.0"} == {
+        *("checkpoints", "config.yaml", "metrics.csv", "overrides.txt", "results.json", "train.log", ".lock")
     }
 
 
@@ -161,7 +161,7 @@ def rank(pid: int) -> str:
 
 
 def until(condition):
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 300
     while not (met := condition()) and time.monotonic() < deadline:
         time.sleep(0.05)
     return met
@@ -186,12 +186,38 @@ def running(tmp_path):
         os.killpg(process.pid, signal.SIGKILL)
 
 
+@pytest.mark.parametrize("moment", [0.0, 0.2])
+def test_a_process_whose_starter_is_killed_at_once_ends_before_it_knows_its_job(tmp_path, moment):
+    os.mkfifo(tmp_path / "job.json")  # nobody ever writes the job: it could wait for it for ever
+    code = "import os, subprocess, sys, time; words = [*sys.argv[1:], str(os.getpid())]; "
+    code += "print(subprocess.Popen(words).pid, flush=True); time.sleep(60)"
+    words = [sys.executable, "-P", "-m", "variata.cli.worker", str(tmp_path / "job.json")]
+    starter = subprocess.Popen(
+        [sys.executable, "-c", code, *words], env=environment(), stdout=subprocess.PIPE, text=True, cwd=tmp_path
+    )
+    started = int(starter.stdout.readline())
+    time.sleep(moment)
+    starter.kill()
+    starter.communicate()
+    killed = time.monotonic()
+    try:
+        assert until(lambda: not alive(started)), "the process is left"
+        assert time.monotonic() - killed < 5  # two to import and a half to notice, on a machine with other work
+    finally:
+        if alive(started):
+            os.kill(started, signal.SIGKILL)
+
+
+def alive(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2][:3]
+
+
 @pytest.mark.parametrize("lost", ["0", "1", "starter"])
 def test_a_killed_process_ends_the_whole_run(running, tmp_path, lost):
     started = below(running.pid)
     ranks = {rank: pid for pid, rank in started.items()}
     os.kill(running.pid if lost == "starter" else ranks[lost], signal.SIGKILL)
-    _, err = running.communicate(timeout=30)
+    _, err = running.communicate(timeout=60)
     assert running.returncode != 0
     assert until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in started)), "processes are left"
     if lost == "starter":
@@ -203,11 +229,15 @@ def test_a_killed_process_ends_the_whole_run(running, tmp_path, lost):
     assert results(run)["status"] == "failed"
 
 
-def test_ctrl_c_on_two_devices_is_saved_and_told_once(running, tmp_path):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_on_two_devices_is_saved_and_told_once(running, tmp_path, number, code):
     started = below(running.pid)
-    os.killpg(running.pid, signal.SIGINT)  # as a terminal does
-    _, err = running.communicate(timeout=30)
-    assert running.returncode == 130, err
+    os.killpg(running.pid, number)  # as a terminal does
+    if number == signal.SIGTERM:  # and `timeout` sends another
+        time.sleep(0.02)
+        running.send_signal(number)
+    _, err = running.communicate(timeout=60)
+    assert running.returncode == code, err
     (run,) = (path.parent for path in tmp_path.rglob("config.yaml"))
     assert err.count("variata:") == 1 and "Traceback" not in err and f"resume={run}" in " ".join(err.split())
     assert results(run)["status"] == "interrupted"

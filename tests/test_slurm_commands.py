@@ -11,7 +11,6 @@ from pathlib import Path
 
 import hydra
 import pytest
-from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 from submitit.helpers import DelayedSubmission
 
@@ -19,6 +18,8 @@ from conftest import ROOT, environment
 from variata import runs
 from variata.cli import worker
 from variata.cli.job import Job, resolved
+from variata.cli.lock import alone
+from variata.errors import Busy
 from variata.sweeps import slurm
 from variata.sweeps.jobs import outcome
 from variata.sweeps.options import Options
@@ -234,43 +235,35 @@ def test_a_number_that_another_cluster_gave_to_another_job_is_not_ours(commands,
 
 def test_a_job_another_process_is_at_is_not_marked_as_failed(commands, tmp_path):
     twice = job(tmp_path / "sweep")
-    (tmp_path / "sweep" / ".jobs").mkdir()
-    with FileLock(tmp_path / "sweep" / ".jobs" / "0.lock"):
+    with alone(twice.folder):
         Slurm(1, 0, {}).run([twice], lambda one: None)
     assert outcome(twice.folder).status == "not begun"
 
 
-def at_work(sweep: Path, **results: object) -> tuple[Job, Path]:
-    """A job and its file, as its process is given it."""
-    made, file = job(sweep, **results), sweep / ".jobs" / "0.json"
-    file.parent.mkdir()
-    return made, file
-
-
 def test_what_another_process_has_just_done_is_not_done_again(tmp_path, monkeypatch):
-    done, file = at_work(tmp_path, status="finished", figure=1.0)
-    monkeypatch.setattr(worker, "start", lambda job: pytest.fail("begun again"))
-    assert worker.whole(done, file) == 0
+    done = job(tmp_path, status="finished", figure=1.0)
+    monkeypatch.setattr("variata.cli.train.start", lambda job: pytest.fail("begun again"))
+    assert worker.whole(done) == 0
     assert outcome(done.folder).results == {"status": "finished", "figure": 1.0}
 
 
 def test_a_job_is_marked_as_failed_before_another_process_may_begin_it(tmp_path, monkeypatch):
-    failing, file = at_work(tmp_path)
+    failing = job(tmp_path)
     mark, free = runs.mark_failed, []
 
     def marked(*words):
         try:
-            with FileLock(file.with_suffix(".lock"), timeout=0):
+            with alone(failing.folder):
                 free.append(True)
-        except Timeout:
+        except Busy:
             free.append(False)
         mark(*words)
 
     monkeypatch.setattr(runs, "mark_failed", marked)
-    monkeypatch.setattr(worker, "checked", dict)
+    monkeypatch.setattr("variata.cli.settings.checked", dict)
     monkeypatch.setattr(worker.logging.config, "dictConfig", lambda settings: None)
-    monkeypatch.setattr(worker, "start", lambda job: 1 / 0)
-    assert worker.whole(failing, file) == 1
+    monkeypatch.setattr("variata.cli.train.start", lambda job: 1 / 0)
+    assert worker.whole(failing) == 1
     assert free == [False] and outcome(failing.folder).status == "failed"
 
 

@@ -1,6 +1,10 @@
 """The loop: its clock, its order, its noise. Runs of a few updates on digits, without the command line."""
 
+import math
+import shutil
+import signal
 from functools import partial
+from pathlib import Path
 
 import lightning.pytorch as pl
 import pytest
@@ -13,8 +17,9 @@ from variata.cli.report import latent_shapes
 from variata.data.digits import digits
 from variata.decoders import MLPDecoder
 from variata.encoders import Encoder
-from variata.errors import Diverged
+from variata.errors import Diverged, Interrupted
 from variata.likelihoods import Bernoulli
+from variata.loggers import CSV
 from variata.objectives import ELBO, IWAE
 from variata.posteriors import Gaussian
 from variata.priors import StandardNormal
@@ -52,7 +57,7 @@ def run(
     **options,
 ):
     pl.seed_everything(seed, verbose=False)
-    data = digits(batch_size=100)
+    data = digits(batch_size=100, eval_batch_size=80)
     data.seed, data.updates_per_call = seed, updates_per_call
     vae = vae or small((1, 28, 28), latent=4, widths=(16,))
     parts = {"objective": ELBO(), "beta": Constant(), "scheduler": Constant(), "compile": False}
@@ -141,6 +146,81 @@ def test_going_on_after_whole_epochs_is_uninterrupted(tmp_path, ema):
     resumed = run(tmp_path, updates_per_call=4, epochs=4, callbacks=callbacks(), ckpt=tmp_path / "last.ckpt")
     assert resumed.step == whole.step == 52
     assert torch.equal(weights(whole), weights(resumed))
+
+
+class Kept(Last):
+    """Every checkpoint that a kill may leave behind, by its update."""
+
+    def __init__(self, folder, every=0.0):
+        super().__init__(folder, every)
+        self.paths = {}
+
+    def write(self, trainer):
+        super().write(trainer)
+        step = trainer.lightning_module.step
+        self.paths[step] = self.path.with_name(f"{step}.ckpt")
+        self.path.rename(self.paths[step])
+
+
+def rows(log):
+    """What a CSV file holds, but for how long it took."""
+    return [{name: value for name, value in row.items() if not name.endswith("_per_second")} for row in log.rows()]
+
+
+@pytest.mark.parametrize("updates_per_call", [1, 8])
+def test_metrics_of_a_resumed_run_are_those_of_an_uninterrupted_one(tmp_path, updates_per_call):
+    options = {"updates_per_call": updates_per_call, "epochs": 3, "log_every": 7, "beta": Linear(over=1.0)}
+    kept, whole = Kept(tmp_path), CSV(tmp_path / "whole.csv")
+    run(tmp_path, callbacks=[kept], logger=whole, **options)
+    assert [row["step"] for row in rows(whole)] == ["7", "13", "14", "21", "26", "28", "35", "39"]
+    for step in [
+        list(kept.paths)[i] for i in (0, 1, 2, -2)
+    ]:  # in the middle of an epoch and of a record, and at the ends
+        path = Path(shutil.copy(whole.path, tmp_path / "resumed.csv"))
+        run(tmp_path, logger=CSV(path, until=step), ckpt=kept.paths[step], **options)
+        assert rows(CSV(path)) == rows(whole), step
+
+
+@pytest.mark.parametrize(("updates_per_call", "step"), [(1, 6), (4, 4)])
+def test_training_is_saved_before_it_compiles(tmp_path, monkeypatch, updates_per_call, step):
+    monkeypatch.setattr("variata.training.EAGER_UPDATES", 6)
+    monkeypatch.setattr(torch, "compile", lambda function: function)
+    kept = Kept(tmp_path, every=math.inf)
+    run(tmp_path, updates_per_call, epochs=1, callbacks=[kept], compile=True)
+    assert list(kept.paths) == [step, 13]
+
+
+class Asks(pl.Callback):
+    """Asks to stop in the midst of the second validation."""
+
+    def __init__(self, last, batch):
+        self.last, self.batch, self.validations = last, batch, 0
+
+    def on_validation_start(self, *args):
+        self.validations += 1
+
+    def on_validation_batch_start(self, trainer, pl_module, batch, batch_idx, *args):
+        if (self.validations, batch_idx) == (2, self.batch):
+            self.last.signum = signal.SIGTERM
+
+
+@pytest.mark.parametrize(("batch", "ema"), [(0, False), (2, True)])
+def test_a_validation_that_was_interrupted_is_done_again_and_nothing_else(tmp_path, batch, ema):
+    def callbacks():
+        return [*([EMA(decay=0.9)] if ema else []), Best(tmp_path)]
+
+    options = {"updates_per_call": 4, "epochs": 4, "log_every": 7}
+    whole, log, last = CSV(tmp_path / "whole.csv"), CSV(tmp_path / "resumed.csv"), Last(tmp_path)
+    trained = run(tmp_path, callbacks=callbacks(), logger=whole, **options)
+    with pytest.raises(Interrupted):
+        run(tmp_path, callbacks=[Asks(last, batch), *callbacks(), last], logger=log, **options)
+    assert [row["step"] for row in rows(log) if row["val/elbo"]] == ["13"]
+    kept, log = Kept(tmp_path), CSV(log.path, until=26)
+    resumed = run(tmp_path, callbacks=[*callbacks(), kept], logger=log, ckpt=tmp_path / "last.ckpt", **options)
+    assert rows(log) == rows(whole) and torch.equal(weights(resumed), weights(trained))
+    log = CSV(log.path, until=26)  # killed after that validation, and resumed once more
+    run(tmp_path, callbacks=callbacks(), logger=log, ckpt=kept.paths[26], **options)
+    assert rows(log) == rows(whole)
 
 
 class Trail(pl.Callback):

@@ -11,6 +11,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar, WeightAveraging
 from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
@@ -75,7 +76,10 @@ class Progress(TQDMProgressBar):
 
 
 class Last(Callback):
-    """Writes `last.ckpt` every few seconds, at the end of training, and when asked to stop; then stops.
+    """Writes `last.ckpt` every few seconds, before compiling, at the end, and when asked to stop; then stops.
+
+    All devices stop at the same place: after an update, before a batch of validation or after one of the test.
+    A validation that was begun is done again, from the checkpoint of before it.
 
     Args:
         folder: Of the checkpoints.
@@ -91,7 +95,7 @@ class Last(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: Training, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        due = self.due(trainer)
+        due = self.due(trainer) or pl_module.compiles_next
         # the last batch of an epoch is left to the epoch's end, after its validation
         if due and batch_idx + 1 < trainer.num_training_batches:
             self.write(trainer)
@@ -99,12 +103,30 @@ class Last(Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Training) -> None:
         last = trainer.should_stop or pl_module.step >= pl_module.progress.total
-        if self.due(trainer) or last:
+        if self.due(trainer) or last or pl_module.compiles_next:
             self.write(trainer)
         self.stop()
 
-    def on_test_batch_end(self, *args: Any) -> None:
-        self.agreed = self.signum or 0  # nothing is written, so there is nothing to agree on
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: Training) -> None:
+        if trainer.state.fn == TrainerFn.FITTING:  # else counted wrong after a validation that is done again
+            trainer.fit_loop.epoch_loop.val_loop.batch_progress.reset()
+
+    def on_validation_batch_start(self, trainer: pl.Trainer, pl_module: Training, *args: Any) -> None:
+        self.due(trainer)
+        if self.agreed and trainer.state.fn == TrainerFn.FITTING:
+            for callback in trainer.callbacks:  # type: ignore[attr-defined]
+                if isinstance(callback, WeightAveraging):  # back to the weights being trained
+                    callback.on_validation_epoch_end(trainer, pl_module)
+            # by a first batch that has been started, but not processed, Lightning knows a validation to do again
+            progress = trainer.fit_loop.epoch_loop.val_loop.batch_progress
+            progress.reset()
+            progress.increment_ready()
+            progress.increment_started()
+            self.write(trainer)
+        self.stop()
+
+    def on_test_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
+        self.due(trainer)  # after the last batch all devices wait for each other
         self.stop()
 
     def due(self, trainer: pl.Trainer) -> bool:

@@ -22,6 +22,10 @@ class RunError(UserError):
     """A run directory or checkpoint that cannot be written, read or continued."""
 
 
+class Busy(RunError):
+    """Another process is at the run."""
+
+
 class Diverged(UserError):
     """The loss became NaN or infinite."""
 

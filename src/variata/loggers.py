@@ -33,7 +33,7 @@ class CSV(Logger):
 
     Args:
         path: Of the file.
-        until: When resuming: rows after this update belong to training that is done again, and are dropped.
+        until: When resuming: rows after this update, and those of the test, are of what is done again, and are dropped.
     """
 
     def __init__(self, path: Path, until: int | None = None) -> None:
@@ -41,7 +41,7 @@ class CSV(Logger):
         self.path, self.columns = path, ["step"]
         if until is not None and path.is_file():
             try:
-                self._rewrite([row for row in self.rows() if int(row["step"]) <= until])
+                self._rewrite([row for row in self.rows() if int(row["step"]) <= until and not tested(row)])
             except (ValueError, KeyError, TypeError) as error:
                 raise RunError(f"{path} is damaged ({error}). Delete it to go on without what it recorded.") from error
 
@@ -75,6 +75,11 @@ class CSV(Logger):
             writer.writeheader()
             writer.writerows(rows)
         temporary.replace(self.path)
+
+
+def tested(row: dict[str, str]) -> bool:
+    """Whether a row is of the test."""
+    return any(value for name, value in row.items() if name.startswith("test/"))
 
 
 def wandb(

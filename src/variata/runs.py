@@ -95,13 +95,13 @@ def write_results(run: Path, results: dict[str, Any], name: str = "results.json"
     write(run / name, json.dumps(results, indent=2) + "\n")
 
 
-def mark_failed(run: Path, config: Config, overrides: list[str], error: str) -> None:
-    """Say in results.json that the run failed and why, in place of a process that can not."""
+def mark_failed(run: Path, config: Config, overrides: list[str], error: str, status: str = "failed") -> None:
+    """Say in results.json how the run ended and why, in place of a process that can not."""
     path = run / "results.json"
     if not (run / "config.yaml").is_file():
         write_config(run, config, overrides)
     known = json.loads(path.read_text()) if path.is_file() else provenance(config, None)
-    write_results(run, {**known, "status": "failed", "error": error})
+    write_results(run, {**known, "status": status, "error": error})
 
 
 def write(path: Path, text: str, secret: bool = False) -> None:

@@ -73,8 +73,9 @@ class Training(pl.LightningModule):
         self.compile_step = compile
         self.step, self.seconds = 0, 0.0
         self.skipped = 0  # in a row
-        self._sums: list[Tensor] = []
-        self._recorded, self._since, self._begun = 0, 0.0, 0.0
+        self._sums: list[Tensor] = []  # of the terms of updates since the last record, and their number
+        self._recorded, self._waited = 0, 0.0  # the latter in seconds, before a resume
+        self._since, self._begun = 0.0, 0.0
         self.progress = Progress(0, 1, 1)
         self.latest: dict[str, float] = {}  # what the progress bar shows
         self._compiled: Callable[[Tensor, Tensor], tuple[Tensor, Terms]] | None = None
@@ -130,6 +131,11 @@ class Training(pl.LightningModule):
         if self._compiled is None:
             self._compiled = torch.compile(self._terms)
         return self._compiled(x, beta)
+
+    @property
+    def compiles_next(self) -> bool:
+        """Whether the next call compiles the step, which takes long and hears no signal."""
+        return self._compiles and self._compiled is None and self.step + self.data.updates_per_call > EAGER_UPDATES
 
     def _require_finite(self, loss: Tensor, terms: Terms, batch: Tensor) -> bool:
         finite = math.isfinite(loss.sum().item())
@@ -202,7 +208,8 @@ class Training(pl.LightningModule):
         self._compiles = self._worth_compiling(self.progress.total >= LONG)
         for group, options in zip(trainer.optimizers[0].param_groups, self._options, strict=True):
             group.update(options)  # a checkpoint brings its own; the configuration decides
-        self._recorded, self._since = 0, time.perf_counter()
+        self._sums = [value.to(self.device) for value in self._sums]
+        self._since = time.perf_counter() - self._waited
         self._begun = time.perf_counter() - self.seconds
         if self._rng is not None:
             set_rng_state(self._rng)
@@ -271,16 +278,27 @@ class Training(pl.LightningModule):
             "step": self.step,
             "skipped": self.skipped,
             "seconds": self.seconds,
+            "record": self._begun_record(),
             "epoch": epoch,
             "position": update * self.data.batch_size,
-            "rng": rng_state(),
+            "rng": self._training_rng if self.trainer.validating else rng_state(),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         state, data = checkpoint["variata"], self.data
         self.step, self.skipped, self.seconds = state["step"], state["skipped"], state["seconds"]
         data.epoch, data.position = state["epoch"], state["position"]
+        record = state.get("record", {"sums": [], "updates": 0, "seconds": 0.0})  # older checkpoints have none
+        self._sums, self._recorded, self._waited = record["sums"], record["updates"], record["seconds"]
         self._rng = state["rng"]
+
+    def _begun_record(self) -> dict[str, Any]:
+        """What was summed up since the last record, on average over devices: they all go on from one checkpoint."""
+        sums = self._sums if self._recorded else []
+        if sums and self.trainer.world_size > 1:
+            sums = list(self.trainer.strategy.reduce(torch.stack(sums), reduce_op="mean"))
+        sums = [value.cpu() for value in sums]
+        return {"sums": sums, "updates": self._recorded, "seconds": time.perf_counter() - self._since}
 
 
 def total_updates(trainer: pl.Trainer, per_epoch: int) -> int:

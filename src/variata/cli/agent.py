@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+import os
 import signal
 import sys
 import uuid
@@ -24,7 +25,7 @@ agents = logging.getLogger("torch.distributed.elastic")
 agents.propagate = False  # what it tells of a failure is told here
 agents.addHandler(logging.NullHandler())
 
-SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT")  # handed on to all processes
+SIGNALS = ("SIGHUP", "SIGQUIT")  # handed on to all processes by torch's handlers; SIGTERM and SIGINT are by ours
 
 
 def spread(job: Job, devices: int) -> None:
@@ -51,11 +52,21 @@ def spread(job: Job, devices: int) -> None:
             signals_to_handle=",".join(SIGNALS),
         )
         try:
-            elastic_launch(agent, sys.executable)("-P", "-m", "variata.cli.worker", str(path))
+            elastic_launch(agent, sys.executable)("-P", "-m", "variata.cli.worker", str(path), str(os.getpid()))
         except SignalException as error:
-            raise Interrupted(error.sigval, job.last) from None
+            raise interrupted(job, error.sigval) from None
+        except Interrupted as error:  # no Exception: torch would take some of those for a failed rendezvous
+            raise interrupted(job, error.signum) from None
         except ChildFailedError as error:
             raise told(job, cause(job, error.failures)) from None
+
+
+def interrupted(job: Job, signum: int) -> Interrupted:
+    """What to raise after a signal, written into results.json where the first device could not."""
+    error = Interrupted(signum, job.last)
+    if (job.folder / "config.yaml").is_file() and not (job.folder / "results.json").is_file():
+        runs.mark_failed(job.folder, job.config, job.overrides, str(error), status="interrupted")
+    return error
 
 
 def cause(job: Job, failures: dict[int, ProcessFailure]) -> BaseException:

@@ -1,6 +1,7 @@
 """Runs whose processes torchrun or srun started: the first one composes, the others take the jobs it hands out."""
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -71,6 +72,12 @@ class Crew:
         except (UserError, OSError):
             self.alone = not self._all_reach(f"failed/{self.jobs}")
             raise
+
+    def gather(self) -> None:
+        """Wait until all are ready for a job's first update. A signal can end this; torch's own waiting is deaf."""
+        self.store.set(f"ready/{self.jobs}/{self.rank}", "")
+        while not self.store.check([f"ready/{self.jobs}/{rank}" for rank in range(self.nodes * self.devices)]):
+            time.sleep(0.05)
 
     def _all_reach(self, point: str) -> bool:
         from torch.distributed import DistStoreError

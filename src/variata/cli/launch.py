@@ -21,6 +21,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from variata.cli.crew import crew
+from variata.cli.lock import COMMAND, WRITER, alone
+from variata.cli.signals import end_in_time, interrupt, signals_to
 from variata.errors import ConfigError, Interrupted, RunError, UserError
 
 INSTALLED, CHECKOUT = Path(__file__).parents[1] / "conf", Path(__file__).parents[3] / "conf"
@@ -35,7 +37,8 @@ def guarded(command: Callable[[], Any]) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its exceptions over instead of printing and exiting
     OmegaConf.register_new_resolver("run_dir", run_dir, replace=True, use_cache=True)
     try:
-        command()
+        with signals_to(interrupt):
+            command()
         return failed[0].exit_code if failed else 0
     except (KeyboardInterrupt, Interrupted) as error:
         say("Interrupted." if isinstance(error, KeyboardInterrupt) else str(error))
@@ -156,7 +159,8 @@ def job(config: DictConfig) -> None:
         apart(config)
         return
     try:
-        with clean_start(Path(HydraConfig.get().runtime.output_dir), Path(config.outputs), new=not config.resume):
+        folder = Path(HydraConfig.get().runtime.output_dir)
+        with alone(folder), clean_start(folder, Path(config.outputs), new=not config.resume):
             if HydraConfig.get().mode == RunMode.RUN and (config.sweep.params or config.sweep.resume):
                 raise ConfigError("A sweep is several runs: add -m, as in python train.py -m sweep=beta.")
             from variata.cli.train import train
@@ -176,16 +180,16 @@ def job(config: DictConfig) -> None:
 def clean_start(folder: Path, outputs: Path, new: bool) -> Iterator[None]:
     """Remove the run directory, and folders below outputs that it leaves empty, if the run cannot even start.
 
-    A run has started when its config.yaml is there.
+    A run has started when its config.yaml is there. Whoever calls this holds the run's lock.
     """
-    if new and {path.name for path in folder.iterdir()} - {"train.log", ".hydra"}:
+    if new and {path.name for path in folder.iterdir()} - {"train.log", ".hydra", COMMAND, WRITER}:
         raise RunError(f"{folder} is not empty. Choose another hydra.run.dir, or leave it out for a new one each time.")
     try:
         yield
     except BaseException:
         if not (folder / "config.yaml").is_file():
             logging.shutdown()
-            shutil.rmtree(folder, ignore_errors=True)
+            remove(folder)
             with suppress(OSError):  # at the first that is not empty
                 for parent in folder.parents:
                     if outputs.resolve() in (parent.resolve(), *parent.resolve().parents):
@@ -193,11 +197,24 @@ def clean_start(folder: Path, outputs: Path, new: bool) -> Iterator[None]:
         raise
 
 
+def remove(folder: Path) -> None:
+    """Remove a run directory, the lock last: with it, the directory may be another's."""
+    with suppress(OSError):  # as far as it goes
+        for path in folder.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.name != COMMAND:
+                path.unlink()
+        (folder / COMMAND).unlink()
+        folder.rmdir()
+
+
 def main() -> int:
     """`train.py`, and `variata train`: where a launcher started several processes, the first of them leads."""
     others = crew()
     if others is None:
         return guarded(job)
+    end_in_time(os.getppid())
     from variata.cli.worker import begin, follow
 
     begin(others.rank, others.devices)

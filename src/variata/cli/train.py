@@ -3,7 +3,6 @@
 import logging
 import math
 import os
-import signal
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from variata.cli.job import Job, composed_job
 from variata.cli.quality import judge, require_pictures
 from variata.cli.report import plan, results_table
 from variata.cli.settings import OURS, settled
+from variata.cli.signals import signals_to
 from variata.core import VAE
 from variata.data.module import ImageDataModule
 from variata.decoders import Decoder
@@ -108,6 +108,7 @@ class Run:
         ours = (*OURS["trainer"], "gradient_clip_val")
         options = {name: value for name, value in config["trainer"].items() if name not in ours}
         self.last = Last(folder / "checkpoints", config["checkpoint_every"])
+        self.patient = False  # whether a signal waits for a place where all devices can stop
         chosen: list[Callback] = [
             build(node, f"callbacks.{name}") for name, node in config["callbacks"].items() if node
         ]
@@ -159,7 +160,10 @@ class Run:
 
     def fit(self) -> None:
         """Train to the end, from the last checkpoint where there is one, and take the best weights."""
-        self.trainer.fit(self.training, datamodule=self.data, ckpt_path=self.resume, weights_only=True)
+        if others := crew():
+            others.gather()
+        with self._stopping_together():
+            self.trainer.fit(self.training, datamodule=self.data, ckpt_path=self.resume, weights_only=True)
         if self.best.is_file():  # there is none where validation was turned off
             self.vae.load_state_dict(checkpoints.weights(checkpoints.read(self.best)))
 
@@ -179,7 +183,8 @@ class Run:
         self.results["status"] = "finished"
 
     def _judge(self) -> None:
-        self.trainer.test(self.training, datamodule=self.data, verbose=False)
+        with self._stopping_together():
+            self.trainer.test(self.training, datamodule=self.data, verbose=False)
         metrics = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
         if not all(map(math.isfinite, metrics.values())):
             raise Diverged(f"The model's figures are not finite: {metrics}. A smaller optimizer.lr usually helps.")
@@ -191,34 +196,43 @@ class Run:
     def reported(self) -> Iterator[None]:
         """However the run ends: results.json is written, W&B is closed with the right status, signals are restored."""
         log.info("update %d, overrides %s", self.training.step, runs.public_words(self.job.overrides))
-        with self._signals():
+        with signals_to(self._hear):
             try:
                 yield
-            except Interrupted as error:
-                self.results["status"] = "interrupted"
-                raise Interrupted(error.signum, self.job.last) from None
-            except Exception as error:
-                log.exception("failed at update %d", self.training.step)
-                self.results["error"] = (
-                    str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-                )
+            except BaseException as error:
+                if signum := self._signal_behind(error):
+                    self.results["status"] = "interrupted"
+                    raise Interrupted(signum, self.job.last) from None
+                if isinstance(error, Exception):
+                    log.exception("failed at update %d", self.training.step)
+                    self.results["error"] = (
+                        str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+                    )
                 raise
             finally:
+                self.patient = True  # closing takes a moment, and is worth it
                 self._close()
 
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        def stop(signum: int, frame: Any) -> None:
-            if self.last.signum is not None:  # asked twice: do not wait for the update to finish
-                raise Interrupted(signum)
-            self.last.signum = signum
+    def _hear(self, signum: int) -> None:
+        again, self.last.signum = self.last.signum is not None, signum
+        if again or not self.patient:  # one who asks twice does not wait
+            raise Interrupted(signum)
 
-        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    @contextmanager
+    def _stopping_together(self) -> Iterator[None]:
+        """Leave it to `Last` where to stop at a signal; one it had no time for counts at the end."""
+        self.patient = True
+        yield
+        self.patient = False
+        if self.last.signum:
+            raise Interrupted(self.last.signum)
+
+    def _signal_behind(self, error: BaseException) -> int | None:
+        """The signal that an error is of, also where another device heard it first and took its connections with it."""
+        if isinstance(error, Interrupted):
+            return error.signum
+        known = self.trainer.world_size == 1 or isinstance(error, UserError)
+        return None if known else self.last.signum
 
     def _close(self) -> None:
         training, batch = self.training, self.data.batch_size

@@ -1,48 +1,39 @@
-"""The process of one device. It never composes a configuration: it is handed the jobs it takes part in."""
+"""The process of one device. It never composes a configuration: it is handed the jobs it takes part in.
+
+What takes seconds to import is imported in functions: first of all a process watches the one it belongs to.
+"""
 
 import logging
 import logging.config
 import os
-import signal
 import sys
-import threading
-import time
 import traceback
 from dataclasses import replace
 from pathlib import Path
-from select import select
-
-import torch
-from filelock import FileLock, Timeout
-from torch.distributed.elastic.multiprocessing.errors import record
 
 from variata import runs
 from variata.cli.crew import Crew, crew
 from variata.cli.job import Job
 from variata.cli.launch import explain, say
-from variata.cli.settings import checked
-from variata.cli.train import quiet, start, work
-from variata.errors import Interrupted, RunError, UserError
+from variata.cli.lock import PREDECESSOR, WRITER, alone
+from variata.cli.signals import end_in_time, interrupt, signals_to
+from variata.errors import Busy, Interrupted, RunError, UserError
 from variata.sweeps.jobs import BUSY, outcome
-
-PREDECESSOR = 60.0  # seconds it may take to end, when a sweep was killed and is resumed at once
-PATIENCE = 15.0  # seconds from a signal to a second one, which does not wait, where a task of SLURM's does not say
-CLOSING = 5.0  # seconds from that to the end: together less than the agent's 30, after which it kills
 
 
 def main() -> int:
-    """Do the job in the file named: as one of the processes of torch's agent, as one of a launcher's, or alone."""
-    file, others = Path(sys.argv[1]), crew()
+    """Do the job in a file for the process named: as one of torch's agent's, as one of a launcher's, or alone."""
+    file, parent, others = Path(sys.argv[1]), int(sys.argv[2]), crew()
+    end_in_time(parent)
     job = Job.loads(file.read_text())
-    parent = int(sys.argv[2]) if len(sys.argv) > 2 else None
-    begin(others.rank if others else 0, others.devices if others else 1, parent)
+    begin(others.rank if others else 0, others.devices if others else 1)
     if others is None:
-        return whole(job, file)
+        return whole(job)
     if "TORCHELASTIC_RUN_ID" in os.environ:
         return part(job, others.rank)
     if others.rank > 0:
         return follow(others)
-    code = whole(job, file)
+    code = whole(job)
     if code < 128 and not others.alone:  # a signal reaches the others too
         others.dismiss()
     return code
@@ -50,10 +41,13 @@ def main() -> int:
 
 def part(job: Job, rank: int) -> int:
     """One device's part of a job; how it ended is left to the agent to tell."""
+    from torch.distributed.elastic.multiprocessing.errors import record
+
     if rank == 0:
         logging.config.dictConfig(job.logging)
     try:
-        record(run)(job)
+        with signals_to(interrupt):
+            record(lead if rank == 0 else run)(job)
     except (UserError, Interrupted) as error:
         return error.exit_code
     except Exception:  # recorded, with its traceback
@@ -61,25 +55,29 @@ def part(job: Job, rank: int) -> int:
     return 0
 
 
-def whole(job: Job, file: Path) -> int:
+def whole(job: Job) -> int:
     """All of a sweep's job, while no other process is at it; nothing, where another has just done it."""
     try:
-        with FileLock(file.with_suffix(".lock"), timeout=PREDECESSOR):
+        with alone(job.folder, PREDECESSOR):
             if outcome(job.folder).well:
                 say(f"The job {job.folder} was done meanwhile.")
                 return 0
             return attempt(job)
-    except Timeout:
-        say(f"Another process is still at the job {job.folder}. Stop it, or wait for it, then resume.")
+    except Busy as error:
+        say(str(error))
         return BUSY
 
 
 def attempt(job: Job) -> int:
     """Do a job, from its last checkpoint if it was begun before; what goes wrong is marked."""
+    from variata.cli.settings import checked
+    from variata.cli.train import start
+
     (job.folder / "results.json").unlink(missing_ok=True)  # of an earlier attempt
     try:
-        logging.config.dictConfig(job.logging)
-        start(replace(job, config=checked(job.config)).continued())
+        with signals_to(interrupt):
+            logging.config.dictConfig(job.logging)
+            start(replace(job, config=checked(job.config)).continued())
         return 0
     except Interrupted as error:
         say(str(error))
@@ -101,7 +99,7 @@ def follow(others: Crew) -> int:
     code = 0
     while (job := others.receive()) is not None:
         try:
-            with others.agreeing():
+            with others.agreeing(), signals_to(interrupt):
                 run(job)
         except Interrupted as error:
             return error.exit_code
@@ -113,8 +111,17 @@ def follow(others: Crew) -> int:
     return code
 
 
+def lead(job: Job) -> None:
+    """`run` for the process that writes: that of a command killed just now may still be at it."""
+    with alone(job.folder, PREDECESSOR, WRITER):
+        run(job)
+
+
 def run(job: Job) -> None:
     """`work`, where what the operating system refuses is an error of the user's too."""
+    from variata.cli.settings import checked
+    from variata.cli.train import work
+
     checked(job.config)  # another process sent it: the same gate as for a configuration from elsewhere
     if job.config["resume"] and not job.folder.is_dir():
         raise RunError(f"{job.folder} is not on this machine: to resume, all machines need a common folder of runs.")
@@ -124,47 +131,22 @@ def run(job: Job) -> None:
         raise RunError(explain(error)) from error
 
 
-def begin(rank: int, devices: int, parent: int | None = None) -> None:
-    """What every process of several needs: its share of the cores, an end in sight, one voice.
+def begin(rank: int, devices: int) -> None:
+    """What every process of several needs: its share of the cores, and one voice.
 
     Args:
         rank: Of this process.
         devices: Processes that share the machine with it.
-        parent: Process with which this one ends; without, the one that started it, if that is still there.
     """
+    import torch
+
+    from variata.cli.train import quiet
+
     quiet()
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, torch.get_num_threads() // devices))
-    end_in_time(parent or os.getppid())
     if rank > 0:
         logging.getLogger().addHandler(logging.NullHandler())
-
-
-def end_in_time(parent: int) -> None:
-    """End this process when a signal has not done so after a while, and when the process that started it is gone.
-
-    Python's handlers first hear a second signal, with which a run ends wherever it is, in a validation or a compiler,
-    and goes on later from its last checkpoint. It may also be waiting in a library for a device that is gone, where no
-    handler of Python's runs; a thread does.
-    """
-    patience = float(os.environ.get("VARIATA_PATIENCE", PATIENCE))
-    read, write = os.pipe()
-    os.set_blocking(write, False)
-    signal.set_wakeup_fd(write)
-
-    def watch() -> None:
-        asked = set[int]()
-        while not asked:
-            signals = os.read(read, 64) if select([read], [], [], 1.0)[0] else b""
-            asked = {int(signal.SIGINT), int(signal.SIGTERM)} & set(signals)
-            if os.getppid() != parent:
-                os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(patience)
-        os.kill(os.getpid(), min(asked))
-        time.sleep(CLOSING)
-        os._exit(128 + min(asked))
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 if __name__ == "__main__":

@@ -75,7 +75,10 @@ def outcome(folder: Path) -> Outcome:
 
 
 def command(job: Job) -> list[str]:
-    """What does a job: a process that reads it from a file beside the sweep's run directories."""
+    """What does a job: a process that reads it from a file beside the sweep's run directories.
+
+    Whoever starts it adds its own process id, for the job is to end with it.
+    """
     file = beside(job, "json")
     file.parent.mkdir(parents=True, exist_ok=True)
     job.folder.mkdir(parents=True, exist_ok=True)
@@ -84,7 +87,7 @@ def command(job: Job) -> list[str]:
 
 
 def beside(job: Job, kind: str) -> Path:
-    """A file of a job's, beside the sweep's run directories: itself ("json"), or whose process is at it ("lock")."""
+    """A file of a job's, beside the sweep's run directories: itself ("json"), or its number on a cluster ("slurm")."""
     return job.folder.parent / ".jobs" / f"{job.folder.name}.{kind}"
 
 

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import submitit
-from filelock import FileLock, Timeout
 from submitit.core.utils import FailedJobError, JobPaths
 from submitit.helpers import clean_env
 
 from variata import runs
 from variata.cli.job import Job
 from variata.cli.launch import say
-from variata.errors import ConfigError, RunError
+from variata.cli.lock import alone
+from variata.errors import Busy, ConfigError, RunError
 from variata.sweeps import controller, slurm_listen
 from variata.sweeps.jobs import Ended, Outcome, beside, command, outcome
 from variata.sweeps.slurm_task import STOP, Task
@@ -236,9 +236,9 @@ class Slurm:
         said = " ".join([line for line in lines if "error" in line.lower()][-TAIL:])
         why = f"SLURM ended {number}: {state.removesuffix(' None')}. {said} All it said is in {log}."
         try:
-            with FileLock(beside(job, "lock"), timeout=LATE):
+            with alone(job.folder, LATE):
                 runs.mark_failed(job.folder, job.config, job.overrides, why)
-        except Timeout:
+        except Busy:
             say(f"Another process is still at the job {job.folder}, for which {number} waited in vain: it goes on.")
 
 

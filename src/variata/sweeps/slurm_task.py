@@ -54,7 +54,7 @@ class Task:
             sys.exit(STOPPED)
         with (self.folder / "output.log").open("a") if first else nullcontext() as output:
             self.process = subprocess.Popen(
-                self.command,
+                [*self.command, str(os.getpid())],
                 env=environment(self.delay),
                 stdout=output,
                 stderr=output,

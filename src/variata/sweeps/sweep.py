@@ -8,7 +8,6 @@ import json
 import re
 import shlex
 import shutil
-import signal
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -27,6 +26,7 @@ from hydra_plugins.variata_plugins import ProcessLauncher
 from variata import __version__, runs
 from variata.cli.crew import crew
 from variata.cli.job import Job
+from variata.cli.signals import interrupt, signals_to
 from variata.errors import ConfigError, Interrupted, JobsFailed, RunError, UserError
 from variata.sweeps import ending, space
 from variata.sweeps.jobs import Ended, compose, outcome
@@ -249,15 +249,8 @@ def alone(folder: Path) -> Iterator[None]:
 @contextmanager
 def ended_by_signals(command: str) -> Iterator[None]:
     """Ctrl-C and SIGTERM end a sweep alike, and name the command that goes on."""
-
-    def stop(signum: int, frame: Any) -> None:
-        raise Interrupted(signum)
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        with signals_to(interrupt):
+            yield
     except Interrupted as error:
         raise Interrupted(error.signum, command=command) from None
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
