@@ -29,6 +29,8 @@ class Sweep(Sweeper):
 class ProcessLauncher(Launcher):
     """Runs jobs in processes of their own, which are handed a resolved configuration and never compose one."""
 
+    together = 0  # jobs it takes at once where all are known beforehand; 0: as there is room
+
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.context, self.settings = hydra_context, config
 
@@ -67,7 +69,7 @@ class Joblib(ProcessLauncher):
 
 
 class SubmititSlurm(ProcessLauncher):
-    """Jobs of a SLURM cluster, through submitit.
+    """Jobs of a SLURM cluster, through submitit. A grid is handed over in arrays smaller than the usual MaxArraySize.
 
     Args:
         jobs: At a time; None sets no limit.
@@ -77,6 +79,7 @@ class SubmititSlurm(ProcessLauncher):
 
     def __init__(self, jobs: int | None = None, max_num_timeout: int = 20, **options: Any) -> None:
         self.jobs, self.max_num_timeout, self.options = jobs, max_num_timeout, options
+        self.together = min(1000, 20 * max(5, jobs or 50))  # the next array waits for the last job of this one
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         from variata.sweeps.slurm import Slurm
