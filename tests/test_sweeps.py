@@ -131,6 +131,22 @@ def test_a_trial_that_ended_before_the_study_was_told_is_told_and_one_stopped_fr
     assert [point.number for point in again.points()] == [1, 2]
 
 
+def test_a_trial_killed_while_it_was_drawn_is_drawn_to_the_end(tmp_path):
+    params = {"x": "interval(0.0,1.0)", "y": "1,2", "z": "range(1,9)"}
+    x = search(tmp_path, params, trials=2).study.ask().suggest_float("x", 0.0, 1.0)  # y and z are not there yet
+    points = list(search(tmp_path, params, trials=2).points())
+    assert [point.number for point in points] == [0, 1] and points[0].overrides[0] == f"x={x}"
+    assert all([word.split("=")[0] for word in point.overrides] == ["x", "y", "z"] for point in points)
+
+
+def test_a_failure_the_study_was_not_told_of_counts_and_is_not_repeated(tmp_path):
+    first = search(tmp_path, {"x": "interval(0,1)"}, trials=3)
+    list(itertools.islice(first.points(), 2))
+    write_outcome(tmp_path / "0", "failed")
+    again = search(tmp_path, {"x": "interval(0,1)"}, trials=3)
+    assert again.study.trials[0].state.name == "FAIL" and [point.number for point in again.points()] == [1, 2]
+
+
 def test_a_study_that_is_gone_or_damaged_is_told(tmp_path):
     search(tmp_path, {"x": "interval(0,1)"})
     (tmp_path / "study.db").write_bytes(b"x" * 300)
@@ -142,7 +158,7 @@ def test_a_study_that_is_gone_or_damaged_is_told(tmp_path):
         search(tmp_path, {"x": "interval(0,1)"})
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"status": "weird"}', '{"val/elbo": 1}', "{"])
+@pytest.mark.parametrize("text", ["", "[]", '{"status": "weird"}', '{"val/elbo": 1}', "{", "[" * 100_000])
 def test_a_damaged_results_file_is_no_outcome(tmp_path, text):
     (tmp_path / "results.json").write_text(text)
     assert outcome(tmp_path) == Outcome("not begun")

@@ -2,6 +2,7 @@
 
 sweep.json    what was asked for, to resume from        best.yaml    the best configuration, for train.py
 study.db      Optuna's, of a search                     report.html  all runs compared
+primary_*     a copy of the primary configuration, where it is not ours, for best.yaml
 """
 
 import shutil
