@@ -97,7 +97,8 @@ def write_place(folder: Path) -> Path:
     """A folder with a primary configuration, mine, and an option of ours it alone has, beta=odd."""
     (folder / "beta").mkdir(parents=True)
     (folder / "beta" / "odd.yaml").write_text("_target_: variata.schedules.Constant\nvalue: 3.0\n")
-    (folder / "mine.yaml").write_text("defaults:\n- config\n- override beta: odd\n- _self_\nlog_every: 7\n")
+    for name in ("mine", "yours"):
+        (folder / f"{name}.yaml").write_text("defaults:\n- config\n- override beta: odd\n- _self_\nlog_every: 7\n")
     return folder
 
 
@@ -136,7 +137,7 @@ def test_words_that_name_the_origin_of_a_sweep_may_be_repeated_and_no_others_giv
     folder = the_sweep(tmp_path)
     assert here("-m", f"sweep.resume={folder}", *flags).code == 0
     assert here("-m", f"sweep.resume={folder}", "--config-dir=place").code == 0
-    for others in (["--config-dir=other"], ["--config-dir=place", "-cn", "beta/odd"]):
+    for others in (["--config-dir=other"], ["--config-dir=place", "-cn", "yours"]):
         refused = here("-m", f"sweep.resume={folder}", *others)
         assert refused.code == 2 and f"composed from --config-dir={tmp_path}/place --config-name=mine" in refused.said
 
@@ -172,7 +173,7 @@ def test_a_sweep_of_the_best_of_a_sweep_has_a_best_that_is_composed_too(here, tm
     write_place(tmp_path / "place")
     flags, expected = ["--config-dir=place", "-cn", "mine"], {"log_every": 7, "seed": 3}
     for generation, words in enumerate((["seed=3,4"], ["trainer.max_epochs=8,9"], ["model.latent=5,6"])):
-        done = here("-m", *SMALL, *words, *flags, f"hydra.sweep.dir=sweep{generation}")
+        done = here("-m", *SMALL, *words, f"hydra.sweep.dir=sweep{generation}", *flags)
         key, value = words[0].split(",")[0].split("=")
         expected[key] = int(value)
         best = OmegaConf.create(composed(tmp_path / f"sweep{generation}"))
