@@ -199,7 +199,7 @@ def test_what_is_the_best_no_more_has_no_file(here, tmp_path):
 
 def test_words_stay_as_they_were_given(here, tmp_path):
     done = here("-m", *SMALL, r"+note='\${seed}'", "log_every=${seed}", "seed=3,4")
-    assert done.chosen("note") == ["${seed}"] * 2 and done.chosen("log_every") == [3, 4]
+    assert [(job.config["note"], job.config["log_every"]) for job in done.begun] == [("${seed}", 3), ("${seed}", 4)]
     assert done.begun[0].overrides[-3:] == [r"+note='\${seed}'", "log_every=${seed}", "seed=3"]
     best = composed(the_sweep(tmp_path))
     assert (best["note"], best["log_every"]) == ("${seed}", 3)
@@ -389,3 +389,32 @@ def test_nonsense_in_the_words_of_a_sweep_is_answered_with_a_sentence(here, tmp_
     answer = here("-m", *SMALL, *words)
     assert answer.code == 2 and message in answer.said and "Traceback" not in answer.said
     assert "full_key" not in answer.said and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["sweep=beta"], "A sweep is several runs: add -m"),
+        (["-m", "sweep=bta"], "sweep=bta is unknown. Did you mean beta?"),
+        (["-m", "optimizer.lr=interval(0,1)"], "optimizer.lr is an interval"),
+        (["-m", "seed=1,2", "jobs=0"], "jobs=0 is no whole number from 1"),
+        (["-m", "seed=1,2", "jobs=1.5"], "jobs=1.5 is no whole number from 1"),
+        (["-m", "sweep=beta,latent"], "cannot be varied in it"),
+        (["-m", "seed=shuffle(1,2)"], "shuffle draws another order each time"),
+        (["-m", "seed=range(1,1000000000)"], "The grid has 10,001 jobs or more"),
+        (["-m", "sweep=optuna", "optimizer.lr=tag(log,interval(0,1))"], "begins above 0"),
+        (["-m", "sweep.sampler=tpe"], "A search needs something to vary"),
+        (["-m", "sweep.resume=nowhere", "seed=1,2"], "leave out seed=1,2"),
+        (["-m", "seed=1,2", "resume=x"], "goes on with one run: leave out -m"),
+        (["-m", "seed=1,2", "jobs=2", "hydra/launcher=basic"], "need hydra/launcher=joblib"),
+        (["-m", "seed=1,2", "sweep.sampler=typo"], "sweep.sampler=typo is unknown"),
+        (["-m", "seed=1,2", "sweep.trials=many"], "many"),
+        (["-m", "seed=1,2", "hydra.sweep.subdir=here"], "a job's directory is its number"),
+        (["-m", "model=typo,mlp_vae"], "model=typo is unknown"),
+        (["-m", "model=mlp_vae,typo", "sweep=optuna"], "model=typo is unknown"),
+    ],
+)
+def test_what_is_wrong_with_a_sweep_is_told_before_it_begins(here, tmp_path, words, message):
+    answer = here(*words)
+    assert answer.code == 2 and message in answer.said and "Traceback" not in answer.said
+    assert not (tmp_path / "outputs").exists()

@@ -434,35 +434,6 @@ def test_a_search_with_two_devices_per_job_is_one_job_each(train):
     assert not workers(folder)
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["sweep=beta"], "A sweep is several runs: add -m"),
-        (["-m", "sweep=bta"], "sweep=bta is unknown. Did you mean beta?"),
-        (["-m", "optimizer.lr=interval(0,1)"], "optimizer.lr is an interval"),
-        (["-m", "seed=1,2", "jobs=0"], "jobs=0 is no whole number from 1"),
-        (["-m", "seed=1,2", "jobs=1.5"], "jobs=1.5 is no whole number from 1"),
-        (["-m", "sweep=beta,latent"], "cannot be varied in it"),
-        (["-m", "seed=shuffle(1,2)"], "shuffle draws another order each time"),
-        (["-m", "seed=range(1,1000000000)"], "The grid has 10,001 jobs or more"),
-        (["-m", "sweep=optuna", "optimizer.lr=tag(log,interval(0,1))"], "begins above 0"),
-        (["-m", "sweep.sampler=tpe"], "A search needs something to vary"),
-        (["-m", "sweep.resume=nowhere", "seed=1,2"], "leave out seed=1,2"),
-        (["-m", "seed=1,2", "resume=x"], "goes on with one run: leave out -m"),
-        (["-m", "seed=1,2", "jobs=2", "hydra/launcher=basic"], "need hydra/launcher=joblib"),
-        (["-m", "seed=1,2", "sweep.sampler=typo"], "sweep.sampler=typo is unknown"),
-        (["-m", "seed=1,2", "sweep.trials=many"], "many"),
-        (["-m", "seed=1,2", "hydra.sweep.subdir=here"], "a job's directory is its number"),
-        (["-m", "model=typo,mlp_vae"], "model=typo is unknown"),
-        (["-m", "model=mlp_vae,typo", "sweep=optuna"], "model=typo is unknown"),
-    ],
-)
-def test_what_is_wrong_with_a_sweep_is_told_before_it_begins(train, words, message):
-    answer = train(*words)
-    assert answer.code == 2 and message in answer.said and "Traceback" not in answer.err
-    assert not answer.outputs.exists()
-
-
 def test_a_sweep_does_not_begin_where_another_one_is(train, tmp_path):
     (tmp_path / "sweep").mkdir()
     Request([], PLAIN, Origin()).save(tmp_path / "sweep")
