@@ -116,7 +116,7 @@ def of_sweeps(arguments: Sequence[str]) -> dict[str, str]:
 
 def require_jobs(config: DictConfig) -> None:
     """Refuse a number of jobs at a time that is none."""
-    jobs = None if OmegaConf.is_missing(config, "jobs") else config.get("jobs")
+    jobs = "???" if OmegaConf.is_missing(config, "jobs") else config.get("jobs")
     if jobs is not None and (not isinstance(jobs, int) or isinstance(jobs, bool) or jobs < 1):
         raise ConfigError(f"jobs={jobs} is no whole number from 1.")
 
