@@ -1,5 +1,6 @@
 """What Hydra finds of us: it imports whatever is in this package at every start, so nothing heavy is here."""
 
+import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -69,7 +70,7 @@ class Joblib(ProcessLauncher):
 
 
 class SubmititSlurm(ProcessLauncher):
-    """Jobs of a SLURM cluster, through submitit. A grid is handed over in arrays smaller than the usual MaxArraySize.
+    """Jobs of a SLURM cluster, through submitit. A grid is handed over in parts, or whole where no number at a time is set.
 
     Args:
         jobs: At a time; None sets no limit.
@@ -79,7 +80,7 @@ class SubmititSlurm(ProcessLauncher):
 
     def __init__(self, jobs: int | None = None, max_num_timeout: int = 20, **options: Any) -> None:
         self.jobs, self.max_num_timeout, self.options = jobs, max_num_timeout, options
-        self.together = min(1000, 20 * max(5, jobs or 50))  # the next array waits for the last job of this one
+        self.together = min(20 * max(5, jobs or sys.maxsize), sys.maxsize)  # the next part waits for the last job of this one
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         from variata.sweeps.slurm import Slurm
