@@ -54,3 +54,15 @@ def test_a_grid_over_an_interval_is_refused_with_a_remedy():
 def test_an_empty_axis_is_refused(text):
     with pytest.raises(ConfigError, match=r"x: .* holds no"):
         read({"x": text}, [])
+
+
+def test_corners_have_every_word_and_one_number_of_each_axis():
+    params = {"model": "a,b,c", "seed": "range(1,10001)", "x": "1,none,2.5", "y": "interval(0.5,2)"}
+    corners = [dict(word.split("=") for word in point) for point in read(params, ["data=digits"]).corners()]
+    assert len(corners) == 3 and all(corner["data"] == "digits" and corner["y"] == "0.5" for corner in corners)
+    assert {corner["model"] for corner in corners} == {"a", "b", "c"}
+    assert {corner["x"] for corner in corners} == {"1", "none"} and {corner["seed"] for corner in corners} == {"1"}
+
+
+def test_a_value_given_twice_is_one():
+    assert read({"x": "a,b,a"}, []).axes["x"] == Values(("a", "b"))

@@ -26,9 +26,10 @@ from variata.sweeps import ending, local
 from variata.sweeps.jobs import Outcome, outcome
 from variata.sweeps.local import Local, shares
 from variata.sweeps.options import Options
+from variata.sweeps.origin import Origin
+from variata.sweeps.request import Request, quoted
 from variata.sweeps.search import Grid, Search
 from variata.sweeps.space import read
-from variata.sweeps.sweep import Request, quoted
 
 QUICK = [
     "data=digits",
@@ -53,82 +54,97 @@ def finished(elbo: float, **more: float) -> Outcome:
 # --- where jobs come from ---------------------------------------------------------------------------------------------
 
 
-def write_outcome(folder: Path, status: str) -> None:
-    folder.mkdir(parents=True)
-    (folder / "results.json").write_text(json.dumps({"status": status}))
+def write_outcome(folder: Path, status: str, **figures: float) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "results.json").write_text(json.dumps({"status": status, **figures}))
 
 
 def test_a_grid_does_again_what_is_missing_or_failed(tmp_path):
     for number, status in {0: "finished", 1: "failed", 2: "pruned", 4: "interrupted"}.items():
         write_outcome(tmp_path / str(number), status)
-    grid = Grid([[f"seed={i}"] for i in range(6)], lambda words, number: a_job(tmp_path, words, number))
-    assert [int(job.folder.name) for job in grid.jobs()] == [1, 3, 4, 5]
+    grid = Grid([[f"seed={i}"] for i in range(6)], tmp_path)
+    assert [(point.number, point.overrides) for point in grid.points()] == [(i, [f"seed={i}"]) for i in (1, 3, 4, 5)]
     assert (grid.total, grid.left) == (6, 4)
 
 
 def search(folder: Path, params: dict, **changes) -> Search:
     options = replace(PLAIN, **{"sampler": "tpe", "trials": 8, **changes})
-    return Search(read(params, []), options, folder, 2, lambda words, number: a_job(folder, words, number))
+    return Search(read(params, []), options, folder, 2)
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "cmaes", "random"])
 def test_a_search_stays_in_its_space_and_counts_its_trials(tmp_path, sampler):
     params = {"lr": "tag(log,interval(1e-4,1e-1))", "latent": "range(8,65,8)", "over": "0.1,5ep"}
     source = search(tmp_path, params, sampler=sampler)
-    for job in source.jobs():
-        chosen = dict(word.split("=") for word in job.overrides)
+    for point in source.points():
+        chosen = dict(word.split("=") for word in point.overrides)
         assert 1e-4 <= float(chosen["lr"]) <= 1e-1
         assert chosen["latent"] in map(str, range(8, 65, 8)) and chosen["over"] in ("0.1", "5ep")
-        source.tell(job, finished(-float(chosen["lr"])))
+        source.tell(point.number, finished(-float(chosen["lr"])))
     assert len(source.study.trials) == 8
 
 
 def test_a_search_comes_nearer_to_the_best(tmp_path):
     source = search(tmp_path, {"x": "interval(-10.0,10.0)"}, trials=40)
-    for job in source.jobs():
-        x = float(job.overrides[0].split("=")[1])
-        source.tell(job, finished(-((x - 3) ** 2)))
+    for point in source.points():
+        x = float(point.overrides[0].split("=")[1])
+        source.tell(point.number, finished(-((x - 3) ** 2)))
     assert abs(source.study.best_params["x"] - 3) < 0.5
 
 
 def test_a_grid_of_optuna_has_every_point_once(tmp_path):
     source = search(tmp_path, {"beta": "0.5,1,2", "seed": "range(1,4)"}, sampler="grid")
-    points = [tuple(job.overrides) for job in source.jobs()]
+    points = [tuple(point.overrides) for point in source.points()]
     assert sorted(points) == sorted((f"beta={b}", f"seed={s}") for b in ("0.5", "1", "2") for s in (1, 2, 3))
 
 
 def test_trials_end_as_their_jobs_did(tmp_path):
     source = search(tmp_path, {"x": "interval(0,1)"}, trials=5)
     endings = [finished(-1.0), Outcome("pruned"), Outcome("failed"), finished(float("nan")), Outcome("pruned")]
-    for job, how in zip(source.jobs(), endings, strict=True):
-        source.tell(job, how)
+    for point, how in zip(source.points(), endings, strict=True):
+        source.tell(point.number, how)
     assert [trial.state.name for trial in source.study.trials] == ["COMPLETE", "PRUNED", "FAIL", "FAIL", "PRUNED"]
 
 
 def test_a_killed_search_goes_on_with_what_was_running_and_repeats_nothing(tmp_path):
     first = search(tmp_path, {"x": "interval(0,1)"})
-    running = list(itertools.islice(first.jobs(), 3))
-    first.tell(running[1], finished(-1.0))  # trials 0 and 2 are killed
+    running = list(itertools.islice(first.points(), 3))
+    first.tell(1, finished(-1.0))  # trials 0 and 2 are killed
     again = search(tmp_path, {"x": "interval(0,1)"})
     assert (again.total, again.left) == (8, 7)
-    jobs = []
-    for job in again.jobs():
-        again.tell(job, finished(-2.0))
-        jobs.append(job)
-    assert [int(job.folder.name) for job in jobs] == [0, 2, 3, 4, 5, 6, 7]
-    assert [job.overrides for job in jobs[:2]] == [running[0].overrides, running[2].overrides]
+    points = []
+    for point in again.points():
+        again.tell(point.number, finished(-2.0))
+        points.append(point)
+    assert [point.number for point in points] == [0, 2, 3, 4, 5, 6, 7]
+    assert [point.overrides for point in points[:2]] == [running[0].overrides, running[2].overrides]
     assert len({str(words) for words in again.overrides().values()}) == 8
 
 
 def test_a_trial_that_ended_before_the_study_was_told_is_told_and_one_stopped_from_outside_goes_on(tmp_path):
     first = search(tmp_path, {"x": "interval(0,1)"}, trials=3)
-    done, stopped, _ = itertools.islice(first.jobs(), 3)
-    done.folder.mkdir()
-    (done.folder / "results.json").write_text('{"status": "finished", "val/elbo": -1.5}')
-    first.tell(stopped, Outcome("interrupted"))
+    list(itertools.islice(first.points(), 3))
+    write_outcome(tmp_path / "0", "finished", **{"val/elbo": -1.5})
+    first.tell(1, Outcome("interrupted"))
     again = search(tmp_path, {"x": "interval(0,1)"}, trials=3)
     assert again.study.trials[0].value == -1.5
-    assert [int(job.folder.name) for job in again.jobs()] == [1, 2]
+    assert [point.number for point in again.points()] == [1, 2]
+
+
+def test_a_trial_killed_while_it_was_drawn_is_drawn_to_the_end(tmp_path):
+    params = {"x": "interval(0.0,1.0)", "y": "1,2", "z": "range(1,9)"}
+    x = search(tmp_path, params, trials=2).study.ask().suggest_float("x", 0.0, 1.0)  # y and z are not there yet
+    points = list(search(tmp_path, params, trials=2).points())
+    assert [point.number for point in points] == [0, 1] and points[0].overrides[0] == f"x={x}"
+    assert all([word.split("=")[0] for word in point.overrides] == ["x", "y", "z"] for point in points)
+
+
+def test_a_failure_the_study_was_not_told_of_counts_and_is_not_repeated(tmp_path):
+    first = search(tmp_path, {"x": "interval(0,1)"}, trials=3)
+    list(itertools.islice(first.points(), 2))
+    write_outcome(tmp_path / "0", "failed")
+    again = search(tmp_path, {"x": "interval(0,1)"}, trials=3)
+    assert again.study.trials[0].state.name == "FAIL" and [point.number for point in again.points()] == [1, 2]
 
 
 def test_a_study_that_is_gone_or_damaged_is_told(tmp_path):
@@ -142,7 +158,7 @@ def test_a_study_that_is_gone_or_damaged_is_told(tmp_path):
         search(tmp_path, {"x": "interval(0,1)"})
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"status": "weird"}', '{"val/elbo": 1}', "{"])
+@pytest.mark.parametrize("text", ["", "[]", '{"status": "weird"}', '{"val/elbo": 1}', "{", "[" * 100_000])
 def test_a_damaged_results_file_is_no_outcome(tmp_path, text):
     (tmp_path / "results.json").write_text(text)
     assert outcome(tmp_path) == Outcome("not begun")
@@ -157,9 +173,9 @@ def test_a_path_is_quoted_so_that_hydra_reads_it_back(name):
 
 def test_two_objectives_make_a_study_of_two(tmp_path):
     source = search(tmp_path, {"x": "interval(0.0,1.0)"}, objectives=["val/rate", "val/distortion"])
-    for job in source.jobs():
-        x = float(job.overrides[0].split("=")[1])
-        source.tell(job, finished(0.0, **{"val/rate": x, "val/distortion": 1 - x}))
+    for point in source.points():
+        x = float(point.overrides[0].split("=")[1])
+        source.tell(point.number, finished(0.0, **{"val/rate": x, "val/distortion": 1 - x}))
     assert [direction.name for direction in source.study.directions] == ["MINIMIZE", "MINIMIZE"]
     assert len(source.study.best_trials) == 8  # rate + distortion is 1 everywhere: nobody is beaten
 
@@ -199,9 +215,8 @@ def test_options_that_do_not_go_together_are_refused(changes, message):
 
 
 def test_a_request_is_what_was_saved(tmp_path):
-    request = Request(
-        ["seed=1,2", "data=digits"], replace(PLAIN, params={"beta.value": "0.5,1"}), ["--config-name=mine"]
-    )
+    origin = Origin("mine", None, ["file:///there"], ["hydra.verbose=true"])
+    request = Request(["seed=1,2", "data=digits"], replace(PLAIN, params={"beta.value": "0.5,1"}), origin)
     request.save(tmp_path)
     assert Request.load(tmp_path) == request
 
@@ -218,7 +233,7 @@ def test_best_yaml_composes_to_what_was_best(tmp_path):
     with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         loader = hydra.core.global_hydra.GlobalHydra.instance().config_loader()
         expected = hydra.compose("config", overrides)
-        ending.write_best(tmp_path / "best.yaml", loader, "config", [], overrides)
+        ending.write_best(tmp_path, loader, Origin(), {"best": overrides})
     with hydra.initialize_config_dir(str(tmp_path), version_base="1.3"):
         composed = hydra.compose("best", [f"hydra.searchpath=[{ROOT / 'conf'}]"])
     assert OmegaConf.to_container(composed, resolve=True) == OmegaConf.to_container(expected, resolve=True)
@@ -419,38 +434,9 @@ def test_a_search_with_two_devices_per_job_is_one_job_each(train):
     assert not workers(folder)
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["sweep=beta"], "A sweep is several runs: add -m"),
-        (["-m", "sweep=bta"], "sweep=bta is unknown. Did you mean beta?"),
-        (["-m", "optimizer.lr=interval(0,1)"], "optimizer.lr is an interval"),
-        (["-m", "seed=1,2", "jobs=0"], "jobs=0 is no whole number from 1"),
-        (["-m", "seed=1,2", "jobs=1.5"], "jobs=1.5 is no whole number from 1"),
-        (["-m", "sweep=beta,latent"], "cannot be varied in it"),
-        (["-m", "seed=shuffle(1,2)"], "shuffle draws another order each time"),
-        (["-m", "seed=range(1,1000000000)"], "The grid has 10,001 jobs or more"),
-        (["-m", "sweep=optuna", "optimizer.lr=tag(log,interval(0,1))"], "begins above 0"),
-        (["-m", "sweep.sampler=tpe"], "A search needs something to vary"),
-        (["-m", "sweep.resume=nowhere", "seed=1,2"], "leave out seed=1,2"),
-        (["-m", "seed=1,2", "resume=x"], "goes on with one run: leave out -m"),
-        (["-m", "seed=1,2", "jobs=2", "hydra/launcher=basic"], "need hydra/launcher=joblib"),
-        (["-m", "seed=1,2", "sweep.sampler=typo"], "sweep.sampler=typo is unknown"),
-        (["-m", "seed=1,2", "sweep.trials=many"], "many"),
-        (["-m", "seed=1,2", "hydra.sweep.subdir=here"], "a job's directory is its number"),
-        (["-m", "model=typo,mlp_vae"], "model=typo is unknown"),
-        (["-m", "model=mlp_vae,typo", "sweep=optuna"], "model=typo is unknown"),
-    ],
-)
-def test_what_is_wrong_with_a_sweep_is_told_before_it_begins(train, words, message):
-    answer = train(*words)
-    assert answer.code == 2 and message in answer.said and "Traceback" not in answer.err
-    assert not answer.outputs.exists()
-
-
 def test_a_sweep_does_not_begin_where_another_one_is(train, tmp_path):
     (tmp_path / "sweep").mkdir()
-    Request([], PLAIN, []).save(tmp_path / "sweep")
+    Request([], PLAIN, Origin()).save(tmp_path / "sweep")
     answer = train("-m", "seed=1,2", f"hydra.sweep.dir={tmp_path / 'sweep'}")
     assert answer.code == 2 and f"go on with sweep.resume={tmp_path / 'sweep'}" in answer.said
 

@@ -21,6 +21,7 @@ from wandb.wandb_agent import Agent
 from conftest import ROOT, environment, train_command
 from variata import loggers, runs
 from variata.cli.job import Job
+from variata.cli.wandb_sweep import convert
 from variata.errors import ConfigError
 from variata.sweeps.options import Options
 from variata.sweeps.space import read
@@ -66,7 +67,7 @@ def of(params, words=(), **changed):
 # --- the YAML of a sweep ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", SWEEPS)
+@pytest.mark.parametrize("name", [name for name in SWEEPS if name != "pareto"])  # which has two objectives
 def test_wandbs_checker_accepts_every_sweep_and_suggests_runs_of_it(name):
     done = variata("wandb-sweep", name, "data=digits")
     assert done.returncode == 0, done.stderr
@@ -158,11 +159,27 @@ def test_wrong_sweeps_are_answered_with_a_paragraph(words, said):
     assert said in " ".join(done.stderr.split())
 
 
-def test_of_two_objectives_the_first_is_taken_and_said():
-    done = variata("wandb-sweep", "beta", "sweep.objectives=[test/rate,test/distortion]")
-    assert done.returncode == 0, done.stderr
-    assert yaml.safe_load(done.stdout)["metric"] == {"name": "test/rate", "goal": "minimize"}
-    assert "test/rate is taken, test/distortion is not" in " ".join(done.stderr.split())
+def test_a_glob_is_sent_as_the_options_it_fits():
+    betas = [path.stem for path in (ROOT / "conf" / "beta").glob("*.yaml")]
+    sweep = yaml.safe_load(convert("seeds", ["beta=glob(*,exclude=c*)"]))
+    assert sweep["parameters"]["beta"]["values"] == sorted(name for name in betas if name[0] != "c")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["pareto"], "W&B's sweeps have one objective, this one has val/rate and val/distortion"),
+        (["beta", "sweep.objectives=[test/rate,test/distortion]"], "choose one, like sweep.objectives=[test/rate]"),
+        (["beta", "sweep.resume=outputs/multirun/x"], "sweep.resume=outputs/multirun/x is for python train.py"),
+        (["beta", "jobs=2"], "jobs=2 is for python train.py"),
+        (["beta", "hydra.sweep.dir=x"], "hydra.sweep.dir=x is for python train.py"),
+        (["beta", "hydra/launcher=basic"], "hydra/launcher=basic is for python train.py"),
+    ],
+)
+def test_what_means_nothing_to_wandbs_agents_is_refused(words, said):
+    with pytest.raises(ConfigError) as error:
+        convert(words[0], words[1:])
+    assert said in str(error.value)
 
 
 def test_a_sweep_is_printed_without_torch():

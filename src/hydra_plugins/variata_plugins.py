@@ -1,5 +1,6 @@
 """What Hydra finds of us: it imports whatever is in this package at every start, so nothing heavy is here."""
 
+import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,8 @@ class Sweep(Sweeper):
 
 class ProcessLauncher(Launcher):
     """Runs jobs in processes of their own, which are handed a resolved configuration and never compose one."""
+
+    together = 0  # jobs it takes at once where all are known beforehand; 0: as there is room
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.context, self.settings = hydra_context, config
@@ -67,7 +70,7 @@ class Joblib(ProcessLauncher):
 
 
 class SubmititSlurm(ProcessLauncher):
-    """Jobs of a SLURM cluster, through submitit.
+    """Jobs of a SLURM cluster, through submitit. A grid is handed over in parts, or whole where no number at a time is set.
 
     Args:
         jobs: At a time; None sets no limit.
@@ -77,6 +80,7 @@ class SubmititSlurm(ProcessLauncher):
 
     def __init__(self, jobs: int | None = None, max_num_timeout: int = 20, **options: Any) -> None:
         self.jobs, self.max_num_timeout, self.options = jobs, max_num_timeout, options
+        self.together = min(20 * max(5, jobs or sys.maxsize), sys.maxsize)  # the next part waits for the last job of this one
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         from variata.sweeps.slurm import Slurm

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, open_dict, read_write
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from variata.runs import Config, plain
 
@@ -64,7 +64,7 @@ def composed_job(config: Config) -> Job:
     return Job(
         config=config,
         folder=Path(hydra.runtime.output_dir),
-        overrides=list(hydra.overrides.task),
+        overrides=cast(list[str], OmegaConf.to_container(hydra.overrides.task, resolve=False)),  # ${seed} stays
         title="-".join(str(hydra.runtime.choices[group]) for group in ("data", "model")),
         group=Path(hydra.sweep.dir).name if multirun else None,
         logging=plain(cast(DictConfig, hydra.job_logging)),

@@ -1,17 +1,16 @@
 """A sweep for W&B's agents, printed as YAML."""
 
 import sys
-from collections.abc import Iterator, Sequence
-from itertools import zip_longest
+from collections.abc import Sequence
 
 import hydra
-from omegaconf import DictConfig
+from hydra.core.global_hydra import GlobalHydra
 
-from variata.cli.launch import CONF, guarded, say, suggestion
+from variata.cli.launch import CONF, guarded, suggestion
 from variata.errors import ConfigError
 from variata.sweeps import wandb_yaml
-from variata.sweeps.options import options
-from variata.sweeps.space import Interval, Space, read
+from variata.sweeps.options import Options, options
+from variata.sweeps.space import Space, read, written, written_out
 
 HELP = """usage: variata wandb-sweep NAME [OVERRIDE ...]
 
@@ -21,7 +20,7 @@ one, sweep.sampler=random, sweep.trials=50 and so on say how to search.
   variata wandb-sweep optuna data=digits > sweep.yaml
   wandb sweep sweep.yaml          # creates the sweep and prints what its agents are started with
 """
-OF_SWEEPS = ("sweep", "jobs")  # words that are not the runs'
+HERE = ("jobs", "resume", "sweep.resume", "sweep.report")  # keys that mean something on this machine alone
 
 
 def main() -> int:
@@ -33,36 +32,52 @@ def main() -> int:
 
 
 def convert(name: str, words: Sequence[str]) -> str:
-    """The YAML of a file in conf/sweep and words of the command line, checked by composing what it would run."""
+    """The YAML of a file in conf/sweep and words of the command line, checked by composing what it would run.
+
+    Raises:
+        ConfigError: A word is wrong, or means nothing to W&B's agents.
+    """
     known = [path.stem for path in (CONF / "sweep").glob("*.yaml")]
     if name not in known:
         raise ConfigError(f"sweep={name} is unknown. {suggestion(name, known)}")
-    about = [word for word in words if word.partition("=")[0].split(".")[0] in OF_SWEEPS]
-    chosen = options(compose([f"sweep={name}", *about]).sweep)
-    space = read(chosen.params, [word for word in words if word not in about])
-    for point in corners(space):
-        logger = compose(point).logger
+    require_sendable(words)
+    about = [word for word in words if key(word).split(".")[0] == "sweep"]
+    with hydra.initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
+        chosen = options(hydra.compose("config", [f"sweep={name}", *about]).sweep)
+        require_one(chosen.objectives, name)
+        space = tried(chosen, [word for word in words if word not in about])
+        for point in space.corners():
+            logger = hydra.compose("config", point).logger
     if not logger:
         raise ConfigError("logger=none leaves nothing for W&B to compare. Leave it out.")
-    if others := chosen.objectives[1:]:
-        say(f"W&B's sweeps have one objective: {chosen.objectives[0]} is taken, {others[0]} is not.")
     return wandb_yaml.dump(wandb_yaml.document(name, space, chosen, logger.project, logger.entity))
 
 
-def corners(space: Space) -> Iterator[list[str]]:
-    """Points of a space that show every unknown key, and every option of the groups it varies."""
-    columns = [
-        [f"{key}={axis.low}"] if isinstance(axis, Interval) else [f"{key}={text}" for text in axis.texts]
-        for key, axis in space.axes.items()
-    ]
-    first = [column[0] for column in columns]
-    varied = [column if (CONF / key).is_dir() else column[:1] for key, column in zip(space.axes, columns, strict=True)]
-    yield [*space.fixed, *first]
-    for row in list(zip_longest(*varied))[1:]:
-        yield [*space.fixed, *(word or default for word, default in zip(row, first, strict=True))]
+def tried(chosen: Options, words: Sequence[str]) -> Space:
+    """What is varied, by the file and the words."""
+    loader = GlobalHydra.instance().config_loader()
+    params = written_out([f"{name}={written(value)}" for name, value in chosen.params.items()], loader)
+    return read(dict(word.split("=", 1) for word in params), written_out(words, loader))
 
 
-def compose(overrides: list[str]) -> DictConfig:
-    """The configuration of one run; Hydra refuses what is unknown."""
-    with hydra.initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
-        return hydra.compose("config", overrides)
+def require_sendable(words: Sequence[str]) -> None:
+    """Refuse words that say how a command on this machine runs its jobs: an agent's command runs a single one."""
+    for word in words:
+        if key(word) in ("jobs", "sweep.resume", "sweep.report", "resume") or key(word).startswith(
+            ("hydra.", "hydra/")
+        ):
+            raise ConfigError(f"{word} is for python train.py; W&B's agents run one job at a time, anew. Leave it out.")
+
+
+def require_one(objectives: Sequence[str], name: str) -> None:
+    """Refuse a search for a front: W&B's have one metric."""
+    if len(objectives) > 1:
+        raise ConfigError(
+            f"W&B's sweeps have one objective, this one has {' and '.join(objectives)}: choose one, like "
+            f"sweep.objectives=[{objectives[0]}], or search here with python train.py -m sweep={name}."
+        )
+
+
+def key(word: str) -> str:
+    """What an override is for."""
+    return word.partition("=")[0].lstrip("+~")

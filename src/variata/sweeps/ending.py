@@ -1,25 +1,27 @@
 """What a sweep says: a line when a job has ended, a table when all have, the best configuration, a report."""
 
+import re
 import shlex
 import sys
 import time
+from hashlib import sha256
 from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any, cast
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from variata import runs
-from variata.cli.job import Job
 from variata.compare.config import brief
 from variata.compare.statistics import pareto
 from variata.sweeps.jobs import Outcome
 from variata.sweeps.options import direction
+from variata.sweeps.origin import PRIMARY, Origin
 from variata.sweeps.space import Space
 
 if TYPE_CHECKING:
@@ -48,34 +50,36 @@ class Progress:
         self.began = time.monotonic()
         before = f", {done} of them done before" if done else ""
         where = "" if parallel == 1 else f" Each writes what it would show into {folder}/<job>/output.log."
-        tell(
-            f"{total} job{'s' * (total > 1)}{before}, {min(parallel, total)} at a time, in {folder}.{where}",
-            stderr=True,
-        )
+        if done < total:
+            together = f"{min(parallel, total)} at a time"
+            tell(f"{total} job{'s' * (total > 1)}{before}, {together}, in {folder}.{where}", stderr=True)
+        else:
+            tell(f"Nothing is left to do: all {total} jobs of {folder} have ended before.", stderr=True)
 
-    def ended(self, job: Job, how: Outcome) -> None:
+    def ended(self, number: int, overrides: list[str], how: Outcome) -> None:
         """A line: which, how, how well or why not, and how long the others may take."""
         self.done += 1
-        words = " ".join(f"{name}={brief(text)}" for name, text in varied(self.space, job.overrides).items())
+        words = " ".join(f"{name}={brief(text)}" for name, text in varied(self.space, overrides).items())
         told = [f"{name} {value:.2f}" for name in self.objectives for value in how.values([name])]
         told += [f"{seconds:.0f} s of training" for seconds in how.values(["train/seconds"])]
         told += [shorten(str(how.results["error"]), 80, placeholder=" …")] if how.results.get("error") else []
         minutes = (time.monotonic() - self.began) / (self.done - self.before) * (self.total - self.done) / 60
         told += [f"about {minutes:.0f} min left"] if minutes >= 1 else []
-        line = Text(f"{self.done}/{self.total}  job {job.folder.name}  {words}  ")
+        line = Text(f"{self.done}/{self.total}  job {number}  {words}  ")
         tell(line.append(how.status, COLOURS[how.status]).append(f"  {', '.join(told)}"), stderr=True)
 
 
 def table(
     folder: Path, space: Space, outcomes: Outcomes, words: dict[int, list[str]], best: list[int], names: list[str]
 ) -> None:
-    """Print all jobs: what each tried, how it ended, its figures, or why it has none."""
+    """Print all jobs that have begun: what each tried, how it ended, its figures, or why it has none."""
     known = {name for how in outcomes.values() for name in how.results if how.values([name])}
     figures = [name for name in dict.fromkeys([*names, *FIGURES]) if name in known]
     shown = Table()
     for name in ("job", *space.axes, "status", *figures, "minutes"):
         shown.add_column(name, justify="left" if name in ("status", *space.axes) else "right", overflow="fold")
-    for number, how in sorted(outcomes.items()):
+    begun = {number: how for number, how in sorted(outcomes.items()) if how.status != "not begun"}
+    for number, how in begun.items():
         chosen, minutes = varied(space, words[number]), [seconds / 60 for seconds in how.values(["train/seconds"])]
         values = [*(how.values([name]) for name in figures), minutes]
         shown.add_row(
@@ -85,7 +89,10 @@ def table(
             *("".join(f"{value:.2f}" for value in one) for one in values),
         )
     tell(f"jobs of {folder}")
-    (Console() if sys.stdout.isatty() else Console(width=200)).print(shown)
+    if begun:
+        (Console() if sys.stdout.isatty() else Console(width=200)).print(shown)
+    if waiting := len(outcomes) - len(begun):
+        tell(f"{waiting} job{'s have' if waiting > 1 else ' has'} not begun.")
     if best:
         tell(f"* the best {names[0]}" if len(names) == 1 else f"* no other is better in both {' and '.join(names)}")
     for number, how in sorted(outcomes.items()):
@@ -119,16 +126,56 @@ def best(outcomes: Outcomes, objectives: list[str]) -> list[int]:
     return sorted(numbers[i] for i in front)
 
 
-def write_best(path: Path, loader: ConfigLoader, primary: str, places: list[str], overrides: list[str]) -> Path:
-    """Write best.yaml, a configuration of what was best: `python train.py --config-dir=<sweep> --config-name=best`.
+def write_best(folder: Path, loader: ConfigLoader, origin: Origin, chosen: dict[str, list[str]]) -> list[Path]:
+    """Write a configuration for what was best: `python train.py --config-dir=<sweep> --config-name=best`.
+
+    Files of an earlier end of the sweep are replaced or removed.
 
     Args:
-        path: Of the file.
+        folder: Of the sweep.
         loader: Knows which words choose an option of a group.
-        primary: Configuration the words change.
-        places: Where else than in ours Hydra looked for it.
-        overrides: The words.
+        origin: What jobs were composed from.
+        chosen: The words of what was best, by the name of the file.
     """
+    for old in folder.glob("best*.yaml"):
+        if re.fullmatch(r"best(_\d+)?", old.stem) and old.stem not in chosen:
+            old.unlink()
+    if not chosen:
+        return []
+    primary = copied_primary(folder, loader, origin)
+    flags = [f"--config-path={origin.main.removeprefix('file://')}"] if origin.main else []
+    paths = []
+    for name, overrides in chosen.items():
+        path = folder / f"{name}.yaml"
+        content, unsaid = again(primary, origin.places, loader, overrides)
+        words = ["python", "train.py", *flags, f"--config-dir={folder}", f"--config-name={name}", *unsaid]
+        runs.write(path, f"# Again: {shlex.join(words)}\n{OmegaConf.to_yaml(OmegaConf.create(content))}")
+        paths.append(path)
+    return paths
+
+
+def copied_primary(folder: Path, loader: ConfigLoader, origin: Origin) -> str:
+    """The name under which the primary configuration is found beside best.yaml: ours as it is, others as a copy.
+
+    It may itself be called best, and only the configuration a command names may say where Hydra looks.
+    """
+    source = next(source for source in loader.get_sources() if source.is_config(origin.primary))
+    content = cast(DictConfig, source.load_config(origin.primary).config)
+    looks = OmegaConf.select(content, "hydra.searchpath") is not None
+    if origin.primary == PRIMARY and not looks:
+        return PRIMARY
+    if looks:
+        del content.hydra["searchpath"]
+    text = f"# @package _global_\n{OmegaConf.to_yaml(content)}"
+    name = f"primary_{sha256(text.encode()).hexdigest()[:8]}"  # no other sweep has one of that name
+    runs.write(folder / f"{name}.yaml", text)
+    return name
+
+
+def again(
+    primary: str, places: list[str], loader: ConfigLoader, overrides: list[str]
+) -> tuple[dict[Any, Any], list[str]]:
+    """The configuration that overrides make of a primary one, and the words no file can say."""
     added: list[Any] = []
     chosen: list[Any] = []
     values, unsaid = OmegaConf.create(), list[str]()
@@ -145,9 +192,7 @@ def write_best(path: Path, loader: ConfigLoader, primary: str, places: list[str]
     content: dict[Any, Any] = {"defaults": [primary, *added, *chosen, "_self_"], **cast(dict, plain)}
     if places:
         content["hydra"] = {"searchpath": places}
-    again = ["python", "train.py", f"--config-dir={path.parent}", f"--config-name={path.stem}", *unsaid]
-    runs.write(path, f"# Again: {shlex.join(again)}\n{OmegaConf.to_yaml(OmegaConf.create(content))}")
-    return path
+    return content, unsaid
 
 
 def compared(folder: Path, objectives: list[str]) -> "Comparison":

@@ -58,6 +58,11 @@ def compose(context: HydraContext, config: DictConfig, overrides: list[str], num
         raise ConfigError(
             f"hydra.sweep.subdir={composed.hydra.sweep.subdir}: a job's directory is its number. Leave it out."
         )
+    if folder.parent != Path(config.hydra.sweep.dir).absolute():
+        raise ConfigError(
+            f"A sweep has one directory, {config.hydra.sweep.dir}; job {number} would be in {folder.parent}. "
+            "Give outputs and hydra.sweep.dir one value."
+        )
     with read_write(composed.hydra), open_dict(composed.hydra):
         composed.hydra.runtime.output_dir = str(folder)
     HydraConfig.instance().set_config(composed)
@@ -68,10 +73,16 @@ def outcome(folder: Path) -> Outcome:
     """How the job of a run directory ended, by its results.json."""
     try:
         results = json.loads((folder / "results.json").read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return Outcome("not begun")
     known = isinstance(results, dict) and results.get("status") in STATUSES
     return Outcome(results["status"], results) if known else Outcome("not begun")
+
+
+def mark_refused(folder: Path, why: str) -> None:
+    """Say in results.json that a job failed because its configuration cannot be composed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    runs.write_results(folder, {"status": "failed", "error": why})
 
 
 def command(job: Job) -> list[str]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from variata.errors import ConfigError
 
@@ -13,6 +13,7 @@ OBJECTIVES = (
     *("val/elbo", "val/rate", "val/distortion", "test/elbo", "test/nll", "test/bits_per_dim", "test/rate"),
     *("test/distortion", "test/active_units", "train/seconds", "train/images_per_second"),
 )
+SEEDS = 2**31  # a resumed search adds its trials to the seed, and NumPy's generators end at 2^32
 MAXIMISED = ("elbo", "active_units", "images_per_second")  # all else is better when less
 
 
@@ -45,11 +46,15 @@ class Options:
         one_of("pruner", self.pruner, PRUNERS)
         if self.trials < 1:
             raise ConfigError(f"sweep.trials={self.trials} is less than 1.")
+        if not 0 <= self.seed < SEEDS:
+            raise ConfigError(f"sweep.seed={self.seed} is not between 0 and 2^31 - 1.")
         if len(self.objectives) not in (1, 2):
             raise ConfigError(f"sweep.objectives are one or two, got {', '.join(self.objectives) or 'none'}.")
         for name in self.objectives:
             if name not in OBJECTIVES:
                 raise ConfigError(f"sweep.objectives: {name} is unknown. Use one or two of {', '.join(OBJECTIVES)}.")
+        if len(set(self.objectives)) < len(self.objectives):
+            raise ConfigError(f"sweep.objectives: {self.objectives[0]} stands there twice. Once is enough.")
         if self.pruner and self.objectives != ["val/elbo"]:
             raise ConfigError(f"sweep.pruner={self.pruner} compares val/elbo alone. Use sweep.pruner=null.")
         if self.pruner and not self.sampler:
@@ -69,11 +74,16 @@ def options(config: DictConfig) -> Options:
     Raises:
         ConfigError: A value has the wrong type or is unknown, or two do not go together.
     """
+    if not isinstance(config, DictConfig) or config._is_none():
+        raise ConfigError("The configuration says nothing of sweeps: its `sweep` is no group of options.")
     try:
         typed = OmegaConf.merge(OmegaConf.structured(Options), config)
+        return cast(Options, OmegaConf.to_object(typed))
+    except MissingMandatoryValue as error:
+        raise ConfigError(f"sweep.{error.full_key}=??? has no value. Give it one, or leave it out.") from error
     except OmegaConfBaseException as error:
-        raise ConfigError(f"sweep.{error.full_key} has the wrong type: {error.msg}.") from error
-    return cast(Options, OmegaConf.to_object(typed))
+        key, why = ".".join(filter(None, ("sweep", error.full_key))), str(error).splitlines()[0].rstrip(".")
+        raise ConfigError(f"{key} cannot be read: {why}.") from error
 
 
 def one_of(name: str, value: str | None, allowed: tuple[str, ...]) -> None:

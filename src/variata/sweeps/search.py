@@ -5,9 +5,9 @@ Each yields jobs and is told how they ended; what it knows outlives the process,
 
 import itertools
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -23,8 +23,22 @@ from variata.sweeps.space import Axis, Range, Space, Values
 if TYPE_CHECKING:
     import optuna
 
-Compose = Callable[[list[str], int], Job]
 STUDY = "sweep"
+
+
+@dataclass(frozen=True)
+class Point:
+    """A job that is not composed yet.
+
+    Args:
+        number: Of the job.
+        overrides: What it is asked for.
+        trial: Where it may learn that it falls behind, see `pruning`.
+    """
+
+    number: int
+    overrides: list[str]
+    trial: dict[str, Any] | None = None
 
 
 class Source(Protocol):
@@ -32,11 +46,12 @@ class Source(Protocol):
 
     total: int  # jobs, done or not
     left: int  # of them, to be done
+    known: bool  # whether which they are does not depend on how others end
 
-    def jobs(self) -> Iterable[Job]:
+    def points(self) -> Iterator[Point]:
         """Those that are left."""
 
-    def tell(self, job: Job, how: Outcome) -> None:
+    def tell(self, number: int, how: Outcome) -> None:
         """How one of them ended."""
 
     def overrides(self) -> dict[int, list[str]]:
@@ -47,23 +62,25 @@ class Grid:
     """Every combination of a space; what has finished before is left out.
 
     Args:
-        points: Overrides of each job.
-        compose: Makes a job of overrides and a number.
+        combinations: Overrides of each job.
+        folder: Of the sweep.
     """
 
-    def __init__(self, points: list[list[str]], compose: Compose) -> None:
-        self.all = [compose(overrides, number) for number, overrides in enumerate(points)]  # errors before any begins
-        self.todo = [job for job in self.all if not outcome(job.folder).well]
+    known = True
+
+    def __init__(self, combinations: list[list[str]], folder: Path) -> None:
+        self.all = dict(enumerate(combinations))
+        self.todo = [number for number in self.all if not outcome(folder / str(number)).well]
         self.total, self.left = len(self.all), len(self.todo)
 
-    def jobs(self) -> list[Job]:
-        return self.todo
+    def points(self) -> Iterator[Point]:
+        return (Point(number, self.all[number]) for number in self.todo)
 
-    def tell(self, job: Job, how: Outcome) -> None:
+    def tell(self, number: int, how: Outcome) -> None:
         """A grid learns nothing."""
 
     def overrides(self) -> dict[int, list[str]]:
-        return {number: job.overrides for number, job in enumerate(self.all)}
+        return self.all
 
 
 class Search:
@@ -78,14 +95,12 @@ class Search:
         parallel: Trials at a time.
     """
 
-    def __init__(self, space: Space, options: Options, folder: Path, parallel: int, compose: Compose) -> None:
-        self.space, self.options, self.compose = space, options, compose
+    known = False
+
+    def __init__(self, space: Space, options: Options, folder: Path, parallel: int) -> None:
+        self.space, self.options = space, options
         if not space.axes:
             raise ConfigError("A search needs something to vary, like optimizer.lr=interval(1e-4,1e-2).")
-        for point in extremes(space):
-            job = compose(space.point(point), 0)  # what cannot be composed is told before any trial begins
-        if options.pruner:
-            mind_validations(job, options.pruner)
         self.distributions = {name: distribution(axis) for name, axis in space.axes.items()}
         self.url = URL.create("sqlite", database=str(folder / "study.db")).render_as_string()
         if (folder / "0").is_dir() and not (folder / "study.db").is_file():
@@ -95,12 +110,21 @@ class Search:
             if options.sampler == "grid" and not self.study.get_trials(deepcopy=False):
                 for point in points(space):
                     self.study.enqueue_trial(point)
-            for trial in self.begun:  # ended, but killed before the study was told
-                if not trial.state.is_finished() and (how := outcome(folder / str(trial.number))).well:
-                    self._tell(trial.number, how)
-        self.total = len(list(space.grid())) if options.sampler == "grid" else options.trials
+            self._catch_up(folder)
+        self.wanted = len(list(space.grid())) if options.sampler == "grid" else options.trials
         self.running = [trial for trial in self.begun if not trial.state.is_finished()]  # when all was killed
+        self.total = max(self.wanted, len(self.begun))  # fewer may be wanted now than were begun
         self.left = self.total - len(self.begun) + len(self.running)
+
+    def _catch_up(self, folder: Path) -> None:
+        """Tell the study what it would know, had nothing been killed: how trials ended, and all they were to try."""
+        for trial in self.begun:
+            if trial.state.is_finished():
+                continue
+            if (how := outcome(folder / str(trial.number))).status in ("finished", "pruned", "failed"):
+                self._tell(trial.number, how)
+            elif trial.params.keys() != self.distributions.keys():
+                draw(self.study, trial, self.distributions)
 
     @property
     def begun(self) -> "list[optuna.trial.FrozenTrial]":
@@ -109,16 +133,16 @@ class Search:
 
         return [trial for trial in self.study.get_trials(deepcopy=False) if trial.state != TrialState.WAITING]
 
-    def jobs(self) -> Iterator[Job]:
+    def points(self) -> Iterator[Point]:
         for trial in self.running:
-            yield self._job(trial.number, trial.params)
-        while len(self.begun) < self.total:
+            yield self._point(trial.number, trial.params)
+        while len(self.begun) < self.wanted:
             asked = self.study.ask(self.distributions)
-            yield self._job(asked.number, asked.params)
+            yield self._point(asked.number, asked.params)
 
-    def tell(self, job: Job, how: Outcome) -> None:
+    def tell(self, number: int, how: Outcome) -> None:
         if how.status not in ("interrupted", "not begun"):  # those can go on when the sweep is resumed
-            self._tell(int(job.folder.name), how)
+            self._tell(number, how)
 
     def _tell(self, number: int, how: Outcome) -> None:
         from optuna.trial import TrialState
@@ -134,11 +158,10 @@ class Search:
     def overrides(self) -> dict[int, list[str]]:
         return {trial.number: self.space.point(trial.params) for trial in self.begun}
 
-    def _job(self, number: int, params: dict[str, Any]) -> Job:
-        job = self.compose(self.space.point(params), number)
-        if self.options.pruner is None:
-            return job
-        return replace(job, trial={"storage": self.url, "number": number, "pruner": self.options.pruner})
+    def _point(self, number: int, params: dict[str, Any]) -> Point:
+        pruner = self.options.pruner
+        trial = {"storage": self.url, "number": number, "pruner": pruner} if pruner else None
+        return Point(number, self.space.point(params), trial)
 
 
 def mind_validations(job: Job, pruner: str) -> None:
@@ -182,6 +205,19 @@ def opened(url: str, options: Options, parallel: int) -> "optuna.Study":
     return study
 
 
+def draw(
+    study: "optuna.Study",
+    trial: "optuna.trial.FrozenTrial",
+    distributions: "dict[str, optuna.distributions.BaseDistribution]",
+) -> None:
+    """Draw what a trial was to try, where all was killed while it was drawn; what was drawn already stays."""
+    import optuna
+
+    begun = optuna.Trial(study, trial._trial_id)
+    for name, distribution in distributions.items():
+        begun._suggest(name, distribution)  # as `Study.ask` does
+
+
 def storage(url: str) -> "optuna.storages.BaseStorage":
     """SQLite, patient with the other processes that write."""
     import optuna
@@ -210,14 +246,6 @@ def distribution(axis: Axis) -> "optuna.distributions.BaseDistribution":
     if isinstance(axis.low, int) and isinstance(axis.high, int):
         return IntDistribution(axis.low, axis.high, **step)
     return FloatDistribution(axis.low, axis.high, **step)
-
-
-def extremes(space: Space) -> Iterator[dict[str, Any]]:
-    """Points that together have every word of a choice, and otherwise the low ends."""
-    low = {name: axis.texts[0] if isinstance(axis, Values) else axis.low for name, axis in space.axes.items()}
-    yield low
-    for name, axis in space.axes.items():
-        yield from ({**low, name: text} for text in (axis.texts[1:] if isinstance(axis, Values) else ()))
 
 
 def points(space: Space) -> Iterator[dict[str, Any]]:

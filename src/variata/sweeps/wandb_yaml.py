@@ -29,7 +29,7 @@ def document(name: str, space: Space, options: Options, project: str, entity: st
     Args:
         name: Of the sweep, in W&B.
         space: What is varied; the overrides all runs share go into the command.
-        options: How to search; the first objective counts.
+        options: How to search, for one objective.
         project: Where the runs go.
         entity: Whose project; None is the user's own.
 
