@@ -11,9 +11,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue
-from yaml import YAMLError
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from variata import __version__
 from variata.errors import ConfigError, RunError
@@ -30,7 +30,7 @@ SECRET = re.compile(  # the end of a key and what follows it
 
 
 def read_config(run: Path) -> Config:
-    """The resolved configuration of a run.
+    """The configuration of a run: its own values only, whoever wrote it; it reads no environment and has no aliases.
 
     Raises:
         RunError: There is none.
@@ -39,13 +39,29 @@ def read_config(run: Path) -> Config:
     if not path.is_file():
         raise RunError(f"{run} is no run directory: it has no config.yaml. Give one like outputs/<data>-<model>/<run>.")
     try:
-        config = OmegaConf.load(path)
-    except (YAMLError, OSError, UnicodeError) as error:
+        text = path.read_text(encoding="utf-8")
+        if "&" in text and any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
+            raise RunError(f"{path} has aliases, which no run writes.")  # they can grow without bound
+        config = cast(Config, OmegaConf.to_container(OmegaConf.load(path)))
+    except (yaml.YAMLError, OmegaConfBaseException, OSError, ValueError, RecursionError) as error:
         raise RunError(f"{path} cannot be read: {error}.") from error
-    plain_config = plain(config) if isinstance(config, DictConfig) else {}
-    if not all("_target_" in (plain_config.get(part) or "") for part in ("data", "model")):
+    parts = [config.get(part) for part in ("data", "model")] if isinstance(config, dict) else [None]
+    if not all(isinstance(part, dict) and "_target_" in part for part in parts):
         raise RunError(f"{path} is not the configuration of a run.")
-    return plain_config
+    if (found := unresolved(config)) is not None:
+        raise RunError(
+            f"{path} holds {found[:80]}, which would be something else once resolved. What a run writes is resolved: "
+            "write the value in its place, if you trust the file."
+        )
+    return config
+
+
+def unresolved(value: Any) -> str | None:
+    """The first text at any depth that resolving a configuration would turn into something else, ${...} or ???."""
+    if isinstance(value, dict | list):
+        items = [*value, *value.values()] if isinstance(value, dict) else value
+        return next((text for item in items if (text := unresolved(item)) is not None), None)
+    return value if isinstance(value, str) and ("${" in value or value == "???") else None
 
 
 def plain(config: DictConfig) -> Config:
