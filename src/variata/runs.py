@@ -5,9 +5,10 @@ Nothing here imports torch: what only looks at runs answers at once.
 
 import json
 import math
+import os
 import re
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,6 +28,8 @@ SECRET = re.compile(  # the end of a key and what follows it
     r"['\"]?\s*[=:]",
     re.IGNORECASE,
 )
+
+SHORTEST = 6  # characters of a secret
 
 
 def read_config(run: Path) -> Config:
@@ -93,16 +96,50 @@ def holds_secret(word: str) -> bool:
     return bool(SECRET.search(re.sub("(?<=[a-z0-9])(?=[A-Z])", "_", word)))
 
 
-def public(value: Any) -> Any:
-    """A configuration without its secrets, null in their place: whatever is stored or sent passes through here."""
-    if isinstance(value, dict):
-        return {name: None if secret(str(name)) else public(item) for name, item in value.items()}
-    return [public(item) for item in value] if isinstance(value, list) else value
+def public(config: Config) -> Config:
+    """A configuration without its secrets, null in their place: whatever is stored or sent passes through here.
+
+    A secret is what stands below a key of that name, in the configuration or in the environment, and every text that
+    holds it, however it came there.
+    """
+    return _public(config, [*_environment(), *_texts(config)])
 
 
 def public_words(words: Iterable[str]) -> list[str]:
     """Words of a command line, without the values of those that hold a secret."""
-    return [f"{word.partition('=')[0]}=null" if holds_secret(word) else word for word in words]
+    words = list(words)
+    known = [*_environment(), *(word.partition("=")[2].strip("'\"") for word in words if holds_secret(word))]
+    return [f"{word.partition('=')[0]}=null" if holds_secret(word) or _tells(word, known) else word for word in words]
+
+
+def _environment() -> list[str]:
+    """What the environment holds under the names of secrets."""
+    return [value for name, value in os.environ.items() if secret(name)]
+
+
+def _texts(value: Any, below: bool = False) -> Iterator[str]:
+    """Every value below a secret's key, as text."""
+    if isinstance(value, dict):
+        for name, item in value.items():
+            yield from _texts(item, below or secret(str(name)))
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts(item, below)
+    elif below and value is not None:
+        yield str(value)
+
+
+def _public(value: Any, known: list[str]) -> Any:
+    if isinstance(value, dict):
+        return {name: None if secret(str(name)) else _public(item, known) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_public(item, known) for item in value]
+    return None if _tells(str(value), known) else value
+
+
+def _tells(text: str, known: list[str]) -> bool:
+    """Whether a text holds one of the known secrets; shorter ones are words like any other."""
+    return any(len(one) >= SHORTEST and one in text for one in known)
 
 
 def write_results(run: Path, results: dict[str, Any], name: str = "results.json") -> None:
