@@ -1,11 +1,14 @@
 """Small models and densities the tests share."""
 
+import re
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Independent, MultivariateNormal, Normal
 
+import variata.priors
+from conftest import ROOT
 from variata.blocks import Concat
 from variata.build import flat
 from variata.core import VAE, Rung
@@ -38,6 +41,15 @@ def resnet(shape, latent=4, channels=(4, 6), blocks=(1, 1)) -> VAE:
     options = {"channels": channels, "blocks": blocks}
     encoder, decoder = partial(ResNetEncoder, **options), partial(ResNetDecoder, **options)
     return flat(shape, latent, encoder, decoder, Gaussian, StandardNormal, Bernoulli)
+
+
+def readme_prior() -> type:
+    """The prior that the README adds to `variata.priors`."""
+    text = (ROOT / "README.md").read_text()
+    (code,) = (block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "class StudentT" in block)
+    names = {**vars(variata.priors)}
+    exec(code, names)
+    return names["StudentT"]
 
 
 class Returns(nn.Module):

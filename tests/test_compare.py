@@ -3,6 +3,7 @@
 import copy
 import csv
 import importlib.util
+import io
 import itertools
 import json
 import os
@@ -533,6 +534,23 @@ def test_the_csv_has_a_row_per_run_and_markdown_the_same_tables(tmp_path, monkey
     (first,) = re.findall(r"\| 1 \| beta.value=0.5 \| 3 \|.*", text)
     assert f"{read_mean(rows, '0.5'):.2f} ± " in first
     assert not list(tmp_path.glob("*.tmp"))
+
+
+FORMULAS = {  # and what becomes of them
+    **{word: f"'{word}" for word in ("=1+1", "+1+1", "-1+1", "@SUM(1)", '=HYPERLINK("http://x")', "－1+x")},
+    **{"\t=1": "'=1", "\r=2": "'=2", "a\r=3": "a =3", "a\n=4": "a =4"},
+}
+
+
+def test_no_cell_of_the_csv_is_a_formula_and_numbers_stay_numbers(tmp_path):
+    figures = {f"{word} name": word for word in FORMULAS} | {"test/elbo": -3.5, "note": "-inf", "more": "-1e3"}
+    make_run(tmp_path / "a", results=figures, tag="=1+1")
+    make_run(tmp_path / "b", tag="-2")
+    text = tables.sheet(compare(read_below([tmp_path]), []))
+    cells = [cell for row in csv.reader(io.StringIO(text, newline="")) for cell in row]
+    assert {*FORMULAS.values(), *(f"{shown} name" for shown in FORMULAS.values())} <= set(cells)
+    assert {"-3.5", "-inf", "-1e3", "-2"} <= set(cells)
+    assert not [cell for cell in cells if cell.startswith(("=", "+", "@", "\t", "\r"))]
 
 
 def read_mean(rows, beta):

@@ -114,6 +114,7 @@ def test_attributes_are_applied_and_judged(train, faces, monkeypatch, capsys):
     answer = train("data=celeba", *options, *place, "trainer.max_steps=4", "logger=none", "evaluate.samples=2")
     assert answer.code == 0, answer.err
     assert (answer.run / "images" / "attribute_Odd.png").is_file()
+    monkeypatch.setenv("VARIATA_CACHE", f"{faces}/cache")
     arguments = ["--attribute", "Odd", "--images", "2", "--strengths", "-1", "2"]
     monkeypatch.setattr(sys, "argv", ["variata", str(answer.run), *arguments])
     assert toolbox.main("attributes") == 0

@@ -3,12 +3,14 @@
 import math
 import shutil
 import signal
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
 import lightning.pytorch as pl
 import pytest
 import torch
+from lightning.pytorch.callbacks import EarlyStopping, Timer
 
 from models import resnet, small
 from variata.build import flat
@@ -134,6 +136,13 @@ def test_validation_judges_at_beta_one_whatever_is_trained(tmp_path):
         return [row["val/elbo"] for _, row in records.rows if "val/elbo" in row]
 
     assert val() == val(beta=Constant(7.0)) == val(objective=IWAE(samples=3))
+
+
+def test_callbacks_of_lightnings_that_may_be_chosen_end_training_when_they_should(tmp_path):
+    never_better = EarlyStopping("val/elbo", mode="max", patience=2, min_delta=1e9)  # 13 updates an epoch
+    assert run(tmp_path, updates_per_call=4, epochs=9, callbacks=[never_better]).step == 3 * 13
+    out_of_time = Timer(timedelta(milliseconds=1), interval="epoch", verbose=False)
+    assert run(tmp_path, updates_per_call=4, epochs=9, callbacks=[out_of_time]).step == 13
 
 
 @pytest.mark.parametrize("ema", [False, True], ids=["plain", "ema"])

@@ -280,10 +280,10 @@ def jobs(tmp_path_factory):
     """A multirun whose second job diverges, with a secret nobody asked for."""
     outputs = tmp_path_factory.mktemp("jobs")
     words = [*QUICK, "scheduler=none", "optimizer=adam", "logger.tags=[mine,digits]", "+remote.hf_token=sesame"]
+    words += ["+remote.copy='${oc.env:MY_TOKEN}'"]
     words += ["+remote.user=me", f"+remote.note={'long' * 20}", "optimizer.lr=1e-3,1e30"]
-    done = subprocess.run(
-        train_command(outputs, "-m", *words), capture_output=True, text=True, env=environment(), cwd=outputs
-    )
+    secret = {**environment(), "MY_TOKEN": "sesame-open"}
+    done = subprocess.run(train_command(outputs, "-m", *words), capture_output=True, text=True, env=secret, cwd=outputs)
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
     return sorted(path.parent for path in outputs.rglob("results.json"))
 

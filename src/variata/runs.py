@@ -5,15 +5,16 @@ Nothing here imports torch: what only looks at runs answers at once.
 
 import json
 import math
+import os
 import re
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue
-from yaml import YAMLError
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from variata import __version__
 from variata.errors import ConfigError, RunError
@@ -28,9 +29,11 @@ SECRET = re.compile(  # the end of a key and what follows it
     re.IGNORECASE,
 )
 
+SHORTEST = 6  # characters of a secret
+
 
 def read_config(run: Path) -> Config:
-    """The resolved configuration of a run.
+    """The configuration of a run: its own values only, whoever wrote it; it reads no environment and has no aliases.
 
     Raises:
         RunError: There is none.
@@ -39,13 +42,29 @@ def read_config(run: Path) -> Config:
     if not path.is_file():
         raise RunError(f"{run} is no run directory: it has no config.yaml. Give one like outputs/<data>-<model>/<run>.")
     try:
-        config = OmegaConf.load(path)
-    except (YAMLError, OSError, UnicodeError) as error:
+        text = path.read_text(encoding="utf-8")
+        if "&" in text and any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
+            raise RunError(f"{path} has aliases, which no run writes.")  # they can grow without bound
+        config = cast(Config, OmegaConf.to_container(OmegaConf.load(path)))
+    except (yaml.YAMLError, OmegaConfBaseException, OSError, ValueError, RecursionError) as error:
         raise RunError(f"{path} cannot be read: {error}.") from error
-    plain_config = plain(config) if isinstance(config, DictConfig) else {}
-    if not all("_target_" in (plain_config.get(part) or "") for part in ("data", "model")):
+    parts = [config.get(part) for part in ("data", "model")] if isinstance(config, dict) else [None]
+    if not all(isinstance(part, dict) and "_target_" in part for part in parts):
         raise RunError(f"{path} is not the configuration of a run.")
-    return plain_config
+    if (found := unresolved(config)) is not None:
+        raise RunError(
+            f"{path} holds {found[:80]}, which would be something else once resolved. What a run writes is resolved: "
+            "write the value in its place, if you trust the file."
+        )
+    return config
+
+
+def unresolved(value: Any) -> str | None:
+    """The first text at any depth that resolving a configuration would turn into something else, ${...} or ???."""
+    if isinstance(value, dict | list):
+        items = [*value, *value.values()] if isinstance(value, dict) else value
+        return next((text for item in items if (text := unresolved(item)) is not None), None)
+    return value if isinstance(value, str) and ("${" in value or value == "???") else None
 
 
 def plain(config: DictConfig) -> Config:
@@ -77,16 +96,50 @@ def holds_secret(word: str) -> bool:
     return bool(SECRET.search(re.sub("(?<=[a-z0-9])(?=[A-Z])", "_", word)))
 
 
-def public(value: Any) -> Any:
-    """A configuration without its secrets, null in their place: whatever is stored or sent passes through here."""
-    if isinstance(value, dict):
-        return {name: None if secret(str(name)) else public(item) for name, item in value.items()}
-    return [public(item) for item in value] if isinstance(value, list) else value
+def public(config: Config) -> Config:
+    """A configuration without its secrets, null in their place: whatever is stored or sent passes through here.
+
+    A secret is what stands below a key of that name, in the configuration or in the environment, and every text that
+    holds it, however it came there.
+    """
+    return _public(config, [*_environment(), *_texts(config)])
 
 
 def public_words(words: Iterable[str]) -> list[str]:
     """Words of a command line, without the values of those that hold a secret."""
-    return [f"{word.partition('=')[0]}=null" if holds_secret(word) else word for word in words]
+    words = list(words)
+    known = [*_environment(), *(word.partition("=")[2].strip("'\"") for word in words if holds_secret(word))]
+    return [f"{word.partition('=')[0]}=null" if holds_secret(word) or _tells(word, known) else word for word in words]
+
+
+def _environment() -> list[str]:
+    """What the environment holds under the names of secrets."""
+    return [value for name, value in os.environ.items() if secret(name)]
+
+
+def _texts(value: Any, below: bool = False) -> Iterator[str]:
+    """Every value below a secret's key, as text."""
+    if isinstance(value, dict):
+        for name, item in value.items():
+            yield from _texts(item, below or secret(str(name)))
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts(item, below)
+    elif below and value is not None:
+        yield str(value)
+
+
+def _public(value: Any, known: list[str]) -> Any:
+    if isinstance(value, dict):
+        return {name: None if secret(str(name)) else _public(item, known) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_public(item, known) for item in value]
+    return None if _tells(str(value), known) else value
+
+
+def _tells(text: str, known: list[str]) -> bool:
+    """Whether a text holds one of the known secrets; shorter ones are words like any other."""
+    return any(len(one) >= SHORTEST and one in text for one in known)
 
 
 def write_results(run: Path, results: dict[str, Any], name: str = "results.json") -> None:

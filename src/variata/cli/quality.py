@@ -35,6 +35,7 @@ def parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=0, help="of everything drawn (%(default)s)")
     add("--device", choices=("cpu", "cuda"), help="(cuda where there is one)")
     add("--data-root", help="takes the place of data.root")
+    add("--data-cache", help="folder of packed images, if it is not VARIATA_CACHE")
     return parser
 
 
@@ -50,7 +51,7 @@ def quality(options: argparse.Namespace) -> None:
 
     place = device(options.device)
     config, vae = runs.read_config(options.run), loading.load(options.run)
-    data = loading.open_data(options.run, options.data_root)
+    data = loading.open_data(options.run, options.data_root, options.data_cache)
     require_pictures(data)
     vae = vae.to(place)
     figures = judge(

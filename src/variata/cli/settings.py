@@ -1,5 +1,6 @@
 """From a composed configuration to a resolved one in which every name and type is known good."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -56,11 +57,12 @@ class Evaluate:
 
 
 BUILT = ("data", "model", "objective", "beta", "optimizer", "scheduler", "trainer")
-PARTS = (*BUILT, "logger", "callbacks")  # the latter two may be empty
+OPTIONAL = ("logger", "callbacks")  # may be empty
 OURS: dict[str, dict[str, Any]] = {  # options besides the constructors' own
     "trainer": {"on_nan": str},
     "data": loading.DATA_OPTIONS,
 }
+PLACES = ("data.root", "data.cache", "data.download")  # of the same data, on another machine
 POSITIVE = (
     *("log_every", "updates_per_call", "evaluate.samples", "evaluate.rows"),
     *("trainer.check_val_every_n_epoch", "trainer.num_nodes", "data.batch_size_per_device"),
@@ -80,14 +82,20 @@ def settled(composed: DictConfig) -> Config:
 def checked(config: Config) -> Config:
     """The configuration, if every name and type in it is known good; empty groups are there too."""
     config = {"logger": {}, "callbacks": {}, **config}
-    for name in (*PARTS, "evaluate", *get_type_hints(Settings)):
-        if name not in config or (name in BUILT and "_target_" not in config[name]):
+    hints = get_type_hints(Settings)
+    for name in (*BUILT, "evaluate", *hints):
+        if name not in config or (name in BUILT and isinstance(part := config[name], dict) and "_target_" not in part):
             raise ConfigError(f"The configuration has no {name}: give it a value, or leave out ~{name}.")
-    settings = {name: value for name, value in config.items() if not isinstance(value, dict)}
-    check_values(settings, get_type_hints(Settings), "", "a run")
+    for name in ("evaluate", "callbacks"):
+        if not isinstance(config[name], dict):
+            raise ConfigError(f"{name}={config[name]} is no group of options. Change single ones: {name}.<option>=...")
+    settings = {name: value for name, value in config.items() if name in hints or not isinstance(value, dict)}
+    check_values(
+        {name: value for name, value in settings.items() if name not in (*BUILT, *OPTIONAL)}, hints, "", "a run"
+    )
     check_values(config["evaluate"], get_type_hints(Evaluate), "evaluate", "evaluate")
-    for part in PARTS:
-        check(config[part], part, extra=OURS.get(part))
+    for key, part in parts(config):
+        check(part, key, extra=OURS.get(key))
     for name in POSITIVE:
         if (value := OmegaConf.select(OmegaConf.create(config), name)) is not None and value < 1:
             raise ConfigError(f"{name}={value} is less than 1.")
@@ -101,13 +109,23 @@ def checked(config: Config) -> Config:
     return config
 
 
+def parts(config: Config) -> Iterator[tuple[str, Any]]:
+    """All that stands in a configuration by its place, each callback by its own; without optional parts left empty."""
+    callbacks = {f"callbacks.{name}": node for name, node in config["callbacks"].items()}
+    for key, part in {**config, **callbacks}.items():
+        if key != "callbacks" and (part or key in BUILT):
+            yield key, part
+
+
 def resumed(run: Path, overrides: list[str]) -> Config:
     """The configuration of an earlier run, single values of it changed by overrides like `trainer.max_epochs=200`."""
-    config = OmegaConf.create(runs.read_config(run))
+    saved = runs.read_config(run)
+    saved["data"] = loading.at_home(saved["data"])
+    config = OmegaConf.create(saved)
     OmegaConf.set_struct(config, True)
     for override in overrides:
         name = override.partition("=")[0]
-        fixed = name.split(".")[0] in ("data", "model", "posterior", "prior", "likelihood") and name != "data.root"
+        fixed = name.split(".")[0] in ("data", "model", "posterior", "prior", "likelihood") and name not in PLACES
         fixed = fixed and not runs.secret(name)  # which config.yaml does not keep
         if fixed or isinstance(OmegaConf.select(config, name), DictConfig):
             raise RunError(

@@ -171,7 +171,7 @@ def report(name: str, results: dict) -> None:
 
 def opened(arguments: Namespace) -> ImageDataModule:
     """The data of the run."""
-    data = loading.open_data(arguments.run, arguments.data_root)
+    data = loading.open_data(arguments.run, arguments.data_root, arguments.data_cache)
     require_pictures(data)
     return data
 
@@ -225,6 +225,7 @@ def parser(command: str) -> ArgumentParser:
     add("--device", choices=("cpu", "cuda"), help="(cuda where there is one)")
     add("--out", type=Path, help="folder of the pictures; RUN/images if not given")
     add("--data-root", help="where the data is now, if it moved")
+    add("--data-cache", help="folder of packed images, if it is not VARIATA_CACHE")
     if command != "sample":
         add("--split", choices=("val", "test"), default="test", help="of the images shown (%(default)s)")
     if command == "reconstruct":

@@ -12,7 +12,7 @@ from variata import runs
 from variata.compare import keys
 from variata.compare.behind import Behind
 from variata.compare.comparison import Comparison
-from variata.compare.config import printable, visible
+from variata.compare.config import number, printable, visible
 from variata.compare.groups import Group
 from variata.compare.importance import HOW
 from variata.compare.metrics import LOOSE, METRICS, Metric
@@ -27,6 +27,8 @@ BEHIND = (
     "Each is by itself: of many, some leave out 0 by chance."
 )
 LOG = 4096  # characters of train.log that are looked through for an error
+
+FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")  # what a formula begins with
 
 
 class Cell(NamedTuple):
@@ -243,9 +245,18 @@ def sheet(c: Comparison) -> str:
     figures = [name for name in figures if name != "status" and name not in names]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["group", "status", *names, *figures, "path"])
-    writer.writerows([g.label, *record(run, names, figures)] for g in c.groups for run in g.runs)
+    rows: list[list[object]] = [["group", "status", *names, *figures, "path"]]
+    rows += [[g.label, *record(run, names, figures)] for g in c.groups for run in g.runs]
+    writer.writerows([inert(cell) for cell in row] for row in rows)
     return out.getvalue()
+
+
+def inert(cell: object) -> object:
+    """A cell on one line that no spreadsheet takes for a formula (https://owasp.org/www-community/attacks/CSV_Injection)."""
+    if not isinstance(cell, str):
+        return cell
+    words = printable(cell)
+    return f"'{words}" if words.startswith(FORMULA) and number(words) is None else words
 
 
 def record(run: Run, names: Iterable[str], figures: Iterable[str]) -> list[object]:
