@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -147,8 +147,10 @@ def assert_a_whole_run(answer, run, other, updates):
 
 def below(pid: int) -> dict[int, str]:
     """All processes below one: rank by id, empty where it is no worker."""
-    table = [(int(path.name), int(path.joinpath("stat").read_text().rpartition(")")[2].split()[1]))
-             for path in Path("/proc").iterdir() if path.name.isdigit()]  # fmt: skip
+    table = []
+    for path in Path("/proc").glob("[0-9]*"):
+        with suppress(FileNotFoundError, ProcessLookupError):  # others end meanwhile
+            table.append((int(path.name), int(path.joinpath("stat").read_text().rpartition(")")[2].split()[1])))
     found = {pid}
     for _ in range(4):
         found |= {child for child, parent in table if parent in found}
