@@ -13,6 +13,7 @@ import torch
 from models import resnet, small
 from variata.build import flat
 from variata.callbacks import EMA, Best, Last, Pictures
+from variata.checkpoints import Files
 from variata.cli.report import latent_shapes
 from variata.data.digits import digits
 from variata.decoders import MLPDecoder
@@ -47,6 +48,7 @@ def run(
     tmp_path,
     updates_per_call=1,
     epochs=2,
+    steps=-1,
     callbacks=(),
     logger=False,
     seed=5,
@@ -64,7 +66,9 @@ def run(
     training = Training(vae, **{**parts, "optimizer": partial(torch.optim.Adam, lr=lr), **options})
     trainer = pl.Trainer(
         max_epochs=epochs,
+        max_steps=steps,
         accelerator="cpu",
+        plugins=Files(),
         logger=logger,
         callbacks=list(callbacks),
         default_root_dir=tmp_path,

@@ -102,8 +102,13 @@ def checked(config: Config) -> Config:
 
 
 def resumed(run: Path, overrides: list[str]) -> Config:
-    """The configuration of an earlier run, single values of it changed by overrides like `trainer.max_epochs=200`."""
+    """The configuration of an earlier run, single values of it changed by overrides like `trainer.max_epochs=200`.
+
+    Raises:
+        UserError: There is no checkpoint to go on from, or nothing of that name to change.
+    """
     config = OmegaConf.create(runs.read_config(run))
+    runs.require_last(run)
     OmegaConf.set_struct(config, True)
     for override in overrides:
         name = override.partition("=")[0]
