@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import EarlyStopping, Timer
 from models import resnet, small
 from variata.build import flat
 from variata.callbacks import EMA, Best, Last, Pictures
+from variata.checkpoints import Files
 from variata.cli.report import latent_shapes
 from variata.data.digits import digits
 from variata.decoders import MLPDecoder
@@ -49,6 +50,7 @@ def run(
     tmp_path,
     updates_per_call=1,
     epochs=2,
+    steps=-1,
     callbacks=(),
     logger=False,
     seed=5,
@@ -66,7 +68,9 @@ def run(
     training = Training(vae, **{**parts, "optimizer": partial(torch.optim.Adam, lr=lr), **options})
     trainer = pl.Trainer(
         max_epochs=epochs,
+        max_steps=steps,
         accelerator="cpu",
+        plugins=Files(),
         logger=logger,
         callbacks=list(callbacks),
         default_root_dir=tmp_path,

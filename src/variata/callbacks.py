@@ -76,7 +76,7 @@ class Progress(TQDMProgressBar):
 
 
 class Last(Callback):
-    """Writes `last.ckpt` every few seconds, before compiling, at the end, and when asked to stop; then stops.
+    """Writes `last.ckpt` at the start and the end, every few seconds, before compiling, and when asked to stop.
 
     All devices stop at the same place: after an update, before a batch of validation or after one of the test.
     A validation that was begun is done again, from the checkpoint of before it.
@@ -92,12 +92,16 @@ class Last(Callback):
         self.signum: int | None = None  # set by the signal handler
         self.agreed = 0  # the signal at which all devices stop
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Training) -> None:
+        if trainer.ckpt_path is None:  # whatever happens from here on, there is something to go on from
+            self.write(trainer)
+
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: Training, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         due = self.due(trainer) or pl_module.compiles_next
-        # the last batch of an epoch is left to the epoch's end, after its validation
-        if due and batch_idx + 1 < trainer.num_training_batches:
+        # the last batch of an epoch, or of training, is left to the epoch's end, after its validation
+        if due and batch_idx + 1 < trainer.num_training_batches and not trainer.should_stop:
             self.write(trainer)
             self.stop()
 
@@ -139,7 +143,9 @@ class Last(Callback):
         return bool(late or signum)
 
     def write(self, trainer: pl.Trainer) -> None:
-        """Write the checkpoint now: to a temporary file, then renamed."""
+        """Write the checkpoint now; what was logged before it is on the disk before it."""
+        for logger in trainer.loggers:
+            logger.save()
         trainer.save_checkpoint(self.path)
         self.written = time.monotonic()
 
@@ -167,7 +173,8 @@ class Best(ModelCheckpoint):
         )
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict({**state_dict, "dirpath": self.dirpath})  # else it forgets the best score
+        if (Path(self.dirpath or "") / "best.ckpt").is_file():  # a best score without its weights is of no use
+            super().load_state_dict({**state_dict, "dirpath": self.dirpath})  # else it forgets the best score
 
 
 class EMA(WeightAveraging):

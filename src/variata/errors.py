@@ -26,6 +26,12 @@ class Busy(RunError):
     """Another process is at the run."""
 
 
+class DiskFull(RunError):
+    """A disk, quota or limit on files leaves no room for what a run writes."""
+
+    exit_code = 1
+
+
 class Diverged(UserError):
     """The loss became NaN or infinite."""
 

@@ -1,6 +1,7 @@
 """Where figures and pictures go: a CSV file in the run directory, and W&B."""
 
 import csv
+import io
 import json
 import logging
 import os
@@ -14,7 +15,7 @@ from typing import Any, Literal, cast
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from variata import runs
+from variata import durable, runs
 from variata.cli.job import Job
 from variata.errors import RunError
 
@@ -30,6 +31,8 @@ TAG, NAME = 64, 128  # characters that W&B takes
 
 class CSV(Logger):
     """Appends to one CSV file, a row per call; when a new name appears the file is rewritten with one more column.
+
+    A row that could not be written whole, because the process was killed or the disk was full, is none.
 
     Args:
         path: Of the file.
@@ -53,28 +56,42 @@ class CSV(Logger):
         if not row.keys() <= set(self.columns) or not self.path.is_file():
             self._rewrite([*self.rows(), row])
         else:
-            with self.path.open("a", newline="") as file:
-                csv.DictWriter(file, self.columns).writerow(row)
+            self._append(row)
 
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
         """The configuration has a file of its own, config.yaml."""
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Have all that was logged on the disk, even if the machine loses power."""
+        if self.path.is_file():
+            with durable.naming(self.path), self.path.open("rb") as file:
+                os.fsync(file.fileno())
 
     def rows(self) -> list[dict[str, str]]:
         """What was logged so far; an empty string where a row has no such value."""
         if not self.path.is_file():
             return []
-        with self.path.open(newline="") as file:
-            return list(csv.DictReader(file))
+        text = self.path.read_bytes().decode()
+        return list(csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1])))
+
+    def _append(self, row: dict[str, Any]) -> None:
+        size = self.path.stat().st_size
+        try:
+            with durable.naming(self.path), self.path.open("a", newline="") as file:
+                csv.DictWriter(file, self.columns).writerow(row)
+        except OSError:
+            os.truncate(self.path, size)  # readers of the file find no half row
+            raise
 
     def _rewrite(self, rows: list[dict[str, Any]]) -> None:
         names = dict.fromkeys(name for row in rows for name in row)
         self.columns = ["step", *(name for name in names if name != "step")]
-        temporary = self.path.with_suffix(".tmp")
-        with temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, self.columns)
-            writer.writeheader()
-            writer.writerows(rows)
-        temporary.replace(self.path)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, self.columns)
+        writer.writeheader()
+        writer.writerows(rows)
+        runs.write(self.path, text.getvalue())
 
 
 def tested(row: dict[str, str]) -> bool:
@@ -128,6 +145,7 @@ def wandb(
                 settings=client.Settings(console="off", silent=True, sweep_id=identity.get("sweep")),
             )
     except client.Error as error:
+        durable.require_room(run_dir)  # its process does not say why it ended
         raise RunError(
             f"W&B cannot start the run: {error} Use logger.mode=offline and `wandb sync` later, or logger=none."
         ) from error

@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn.functional import pad
 
+from variata import durable
 from variata.core import VAE, Latent
 from variata.distributions import moments
 
@@ -156,10 +157,9 @@ def _write(path: Path, frames: list[Tensor]) -> Path:
     arrays = [frame.squeeze(2).numpy() if frame.shape[2] == 1 else frame.numpy() for frame in frames]
     first, *rest = [Image.fromarray(array) for array in arrays]
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
     moving = {"save_all": True, "append_images": rest, "duration": FRAME, "loop": 0} if rest else {}
-    first.save(temporary, path.suffix[1:], **moving)
-    temporary.replace(path)
+    with durable.replacing(path) as file:
+        first.save(file, path.suffix[1:], **moving)
     return path
 
 

@@ -7,8 +7,11 @@ import json
 import math
 import os
 import re
+import shlex
 import subprocess
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,7 +19,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from variata import __version__
+from variata import __version__, durable
 from variata.errors import ConfigError, RunError
 
 Config = dict[str, Any]
@@ -67,6 +70,22 @@ def unresolved(value: Any) -> str | None:
     return value if isinstance(value, str) and ("${" in value or value == "???") else None
 
 
+def require_last(run: Path) -> None:
+    """Refuse to go on with a run that has no last.ckpt, rather than begin it again where another state is expected.
+
+    Raises:
+        RunError: With what can be done.
+    """
+    last, best, overrides = run / "checkpoints" / "last.ckpt", run / "checkpoints" / "best.ckpt", run / "overrides.txt"
+    if last.is_file():
+        return
+    lines = overrides.read_text().splitlines() if overrides.is_file() else []
+    command = shlex.join(["python", "train.py", *takewhile(lambda line: not line.startswith("resume="), lines)])
+    why = "was removed" if best.is_file() else "was removed, or the run ended before it began to train"
+    go_on = f"`cp {best} {last}` goes on from the best validation; " if best.is_file() else ""
+    raise RunError(f"{run} has no checkpoints/last.ckpt to go on from: it {why}. {go_on}`{command}` starts anew.")
+
+
 def plain(config: DictConfig) -> Config:
     """A configuration as plain dictionaries, interpolations resolved.
 
@@ -82,8 +101,9 @@ def plain(config: DictConfig) -> Config:
 def write_config(run: Path, config: Config, overrides: list[str]) -> None:
     """config.yaml, and the overrides of this command at the end of overrides.txt; secrets stand in neither."""
     write(run / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(public(config))))
-    with (run / "overrides.txt").open("a") as file:  # a resumed run adds its own
-        file.writelines(f"{line}\n" for line in public_words(overrides))
+    path = run / "overrides.txt"
+    earlier = path.read_text() if path.is_file() else ""  # a resumed run adds its own
+    write(path, earlier + "".join(f"{line}\n" for line in public_words(overrides)))
 
 
 def secret(key: str) -> bool:
@@ -149,21 +169,19 @@ def write_results(run: Path, results: dict[str, Any], name: str = "results.json"
 
 
 def mark_failed(run: Path, config: Config, overrides: list[str], error: str, status: str = "failed") -> None:
-    """Say in results.json how the run ended and why, in place of a process that can not."""
+    """Say in results.json how the run ended and why, in place of a process that can not; if there is room for it."""
     path = run / "results.json"
-    if not (run / "config.yaml").is_file():
-        write_config(run, config, overrides)
-    known = json.loads(path.read_text()) if path.is_file() else provenance(config, None)
-    write_results(run, {**known, "status": status, "error": error})
+    with suppress(OSError):  # why it failed is told all the same
+        if not (run / "config.yaml").is_file():
+            write_config(run, config, overrides)
+        known = json.loads(path.read_text()) if path.is_file() else provenance(config, None)
+        write_results(run, {**known, "status": status, "error": error})
 
 
 def write(path: Path, text: str, secret: bool = False) -> None:
-    """A whole file or none: written beside its place, then renamed. A secret one is for its owner's eyes alone."""
-    temporary = path.with_name(path.name + ".tmp")
-    if secret:
-        temporary.touch(mode=0o600)
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    """A whole file or none, see `durable.replacing`. A secret one is for its owner's eyes alone."""
+    with durable.replacing(path, secret) as file:
+        file.write(text.encode())
 
 
 def provenance(config: Config, protocol: str | None) -> dict[str, Any]:

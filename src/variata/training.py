@@ -15,6 +15,7 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
 from torch.optim import Optimizer
 
+from variata import checkpoints
 from variata.core import VAE, judging
 from variata.data.module import ImageDataModule
 from variata.errors import Diverged
@@ -149,7 +150,7 @@ class Training(pl.LightningModule):
         values = {name: float(value) for name, value in terms.items()}
         name = f"diverged-{self.trainer.global_rank}.pt" if self.trainer.global_rank else "diverged.pt"
         path = Path(self.trainer.default_root_dir) / name
-        torch.save({"step": self.step, "terms": values, "batch": batch.detach().cpu()}, path)
+        checkpoints.write({"step": self.step, "terms": values, "batch": batch.detach().cpu()}, path)
         shown = ", ".join(f"{name} {value:.4g}" for name, value in values.items()) or "terms not kept"
         raise Diverged(
             f"The loss is not finite at update {self.step} ({shown}). The batch and the terms are in {path}. "

@@ -118,8 +118,13 @@ def parts(config: Config) -> Iterator[tuple[str, Any]]:
 
 
 def resumed(run: Path, overrides: list[str]) -> Config:
-    """The configuration of an earlier run, single values of it changed by overrides like `trainer.max_epochs=200`."""
+    """The configuration of an earlier run, single values of it changed by overrides like `trainer.max_epochs=200`.
+
+    Raises:
+        UserError: There is no checkpoint to go on from, or nothing of that name to change.
+    """
     saved = runs.read_config(run)
+    runs.require_last(run)
     saved["data"] = loading.at_home(saved["data"])
     config = OmegaConf.create(saved)
     OmegaConf.set_struct(config, True)

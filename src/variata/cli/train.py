@@ -5,7 +5,8 @@ import math
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import lightning.pytorch as pl
@@ -14,7 +15,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger, WandbLogger
 from omegaconf import DictConfig
 
-from variata import checkpoints, loading, runs
+from variata import checkpoints, durable, loading, runs
 from variata.callbacks import EMA, Best, Last, Pictures, Progress
 from variata.cli.crew import crew, torchrun
 from variata.cli.job import Job, composed_job
@@ -25,7 +26,7 @@ from variata.cli.signals import signals_to
 from variata.core import VAE
 from variata.data.module import ImageDataModule
 from variata.decoders import Decoder
-from variata.errors import ConfigError, Diverged, Interrupted, UserError
+from variata.errors import ConfigError, DiskFull, Diverged, Interrupted, UserError
 from variata.likelihoods import Likelihood
 from variata.loggers import CSV, finish
 from variata.runs import Config
@@ -62,7 +63,8 @@ def start(job: Job) -> None:
     elif (devices := processes(options)) > 1:
         from variata.cli.agent import spread
 
-        spread(job, devices)
+        with full_disk_told(job):
+            spread(job, devices)
     else:
         work(job)
 
@@ -83,10 +85,23 @@ def processes(options: dict[str, Any]) -> int:
 
 def work(job: Job) -> None:
     """This process's part of a run."""
-    run = Run(job)
-    with run.reported():
-        run.fit()
-        run.test()
+    with full_disk_told(job):
+        run = Run(job)
+        with run.reported(), full_disk_told(job):
+            run.fit()
+            run.test()
+
+
+@contextmanager
+def full_disk_told(job: Job) -> Iterator[None]:
+    """Say of a full disk which it is and how to go on, whichever library met it."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, UserError) or (found := durable.full(error)) is None:
+            raise
+        go_on = f"go on with: python train.py resume={job.last}" if job.last else "start again"
+        raise DiskFull(f"{durable.full_disk(found, job.folder)} Then {go_on}") from error
 
 
 class Run:
@@ -95,12 +110,11 @@ class Run:
     def __init__(self, job: Job) -> None:
         self.job, config, folder = job, job.config, job.folder
         self.config, self.folder = config, folder
-        last = folder / "checkpoints" / "last.ckpt"
-        self.resume = last if config["resume"] and last.is_file() else None
-        earlier = checkpoints.read(last)["variata"] if self.resume else {}
         self.best = folder / "checkpoints" / "best.ckpt"
-        if self.resume and self.best.is_file():
-            checkpoints.read(self.best)  # a damaged one is told before anything is changed
+        self.resume: Path | None = None
+        earlier: dict[str, Any] = {}
+        if config["resume"]:  # a damaged checkpoint is told before anything is changed
+            self.resume, earlier = checkpoints.newest(self.best.parent)
         torch.compiler.reset()  # jobs of a multirun may share the process
         pl.seed_everything(config["seed"], verbose=False)
         self.data = loading.data_of(config)
@@ -121,6 +135,7 @@ class Run:
             "trainer",
             logger=False,
             callbacks=[Progress(), *chosen, self.last, Best(folder / "checkpoints")],
+            plugins=checkpoints.Files(),
             default_root_dir=folder,
             num_sanity_val_steps=0,
             enable_model_summary=False,
@@ -148,9 +163,11 @@ class Run:
         if not self.trainer.is_global_zero:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
+        durable.clean(self.folder, self.folder / "checkpoints", self.folder / "images")
         self.csv = CSV(self.folder / "metrics.csv", until=earlier.get("step", 0) if self.config["resume"] else None)
         self.trainer.loggers = [self.csv, *self._logger()]
         runs.write_config(self.folder, {**self.config, "resume": None}, self.job.overrides)
+        (self.folder / "results.json").unlink(missing_ok=True)  # of training that ended earlier than this will
         plan(self.folder, self.data, self.vae, self.trainer, self.config)
 
     def _logger(self) -> list[Logger]:
@@ -242,11 +259,14 @@ class Run:
         if not self.trainer.is_global_zero:
             return
         self.results |= runs.best_validation(self.csv.rows())
-        runs.write_results(self.folder, self.results)
-        log.info("%s", self.results)
-        for logger in self.trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                finish(logger.experiment, self.results)
+        try:
+            with suppress(OSError) if "error" in self.results else nullcontext():  # the first error is told, not this
+                runs.write_results(self.folder, self.results)
+            log.info("%s", self.results)
+        finally:
+            for logger in self.trainer.loggers:
+                if isinstance(logger, WandbLogger):
+                    finish(logger.experiment, self.results)
         results_table(self.folder, self.results)
 
 
@@ -316,6 +336,7 @@ def quiet() -> None:
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
     for part in ("pytorch", "fabric"):
         logging.getLogger(f"lightning.{part}").setLevel(logging.WARNING)
+    logging.raiseExceptions = False  # a log that cannot be written prints no traceback
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # "No CUDA runtime is found" on every CPU
     expected = [
         *("does not have many workers", "not resumable", "LeafSpec", "smaller than the logging interval"),
