@@ -382,7 +382,6 @@ def test_a_damaged_sweep_json_is_told(here, tmp_path, text):
         (["seed=1,2", "sweep.trials=null"], "sweep.trials cannot be read"),
         (["seed=1,2", "+sweep.typo=1"], "sweep.typo cannot be read"),
         (["seed=1,2", "~sweep"], "~sweep: a sweep needs what this takes away"),
-        (["seed=1,2", "~jobs"], "~jobs: a sweep needs what this takes away"),
         (["outputs=a,b"], "A sweep has one directory"),
     ],
 )
