@@ -70,7 +70,7 @@ class Joblib(ProcessLauncher):
 
 
 class SubmititSlurm(ProcessLauncher):
-    """Jobs of a SLURM cluster, through submitit. A grid is handed over in parts; whole, where jobs= sets no limit.
+    """Jobs of a SLURM cluster, through submitit: a grid in parts, or whole where no number at a time is set.
 
     Args:
         jobs: At a time; None sets no limit.
@@ -80,7 +80,7 @@ class SubmititSlurm(ProcessLauncher):
 
     def __init__(self, jobs: int | None = None, max_num_timeout: int = 20, **options: Any) -> None:
         self.jobs, self.max_num_timeout, self.options = jobs, max_num_timeout, options
-        # the next part waits for the last job of this one
+        # a part waits for the last job of the one before
         self.together = min(20 * max(5, jobs or sys.maxsize), sys.maxsize)
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
