@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from yaml import YAMLError
 
 from variata import __version__
@@ -29,19 +29,42 @@ SECRET = re.compile(  # the end of a key and what follows it
 )
 
 
+FILES = (
+    *("config.yaml", "overrides.txt", "metrics.csv", "results.json", "train.log"),
+    *("checkpoints/last.ckpt", "checkpoints/best.ckpt", "wandb/identity.json"),
+)
+FOLDERS = ("checkpoints", "images", "wandb")
+
+
+def require_whole(run: Path) -> None:
+    """Refuse a directory in which something else is in the place of one of a run's files or folders.
+
+    A pipe would be waited for without end, a device read without end; a link that leads nowhere hides what was there.
+
+    Raises:
+        RunError: Names the first.
+    """
+    for name in (*FOLDERS, *FILES):
+        path, kind = run / name, "folder" if name in FOLDERS else "file"
+        if (path.is_symlink() or path.exists()) and not (path.is_dir() if name in FOLDERS else path.is_file()):
+            what = "a link that leads nowhere" if path.is_symlink() and not path.exists() else f"no {kind}"
+            raise RunError(f"{path} is {what}. Put the run's {kind} back, or remove it to go on without.")
+
+
 def read_config(run: Path) -> Config:
     """The resolved configuration of a run.
 
     Raises:
-        RunError: There is none.
+        RunError: There is none, or something else is in the place of one of its files.
     """
+    require_whole(run)
     path = run / "config.yaml"
     if not path.is_file():
         raise RunError(f"{run} is no run directory: it has no config.yaml. Give one like outputs/<data>-<model>/<run>.")
     try:
         config = OmegaConf.load(path)
-    except (YAMLError, OSError, UnicodeError) as error:
-        raise RunError(f"{path} cannot be read: {error}.") from error
+    except (YAMLError, OSError, ValueError, OmegaConfBaseException, RecursionError) as error:
+        raise RunError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}.") from error
     plain_config = plain(config) if isinstance(config, DictConfig) else {}
     if not all("_target_" in (plain_config.get(part) or "") for part in ("data", "model")):
         raise RunError(f"{path} is not the configuration of a run.")
@@ -100,8 +123,16 @@ def mark_failed(run: Path, config: Config, overrides: list[str], error: str, sta
     path = run / "results.json"
     if not (run / "config.yaml").is_file():
         write_config(run, config, overrides)
-    known = json.loads(path.read_text()) if path.is_file() else provenance(config, None)
-    write_results(run, {**known, "status": status, "error": error})
+    write_results(run, {**(earlier_results(path) or provenance(config, None)), "status": status, "error": error})
+
+
+def earlier_results(path: Path) -> dict[str, Any]:
+    """What results.json held; nothing where it is missing or damaged."""
+    try:
+        results = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return results if isinstance(results, dict) else {}
 
 
 def write(path: Path, text: str, secret: bool = False) -> None:
