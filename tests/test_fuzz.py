@@ -164,7 +164,7 @@ def test_odd_command_lines_are_answered_by_a_run_or_a_sentence(forks, tmp_path):
         if what := wrong(ended, folder):
             found.append(f"{' '.join(words)[:200]!r} {what}: {' '.join(ended.err.split())[-400:]}")
     assert not found, "\n".join(found)
-    assert codes[0] > 50 and codes[2] > 200, codes  # else little was tried
+    assert codes[0] > 30 and codes[2] > 200, codes  # else little was tried
 
 
 # --- damaged files of a run -------------------------------------------------------------------------------------------
