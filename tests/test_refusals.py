@@ -70,7 +70,7 @@ def test_the_configuration_they_are_made_from_is_accepted():
     assert checked(changed(oddity={"_target_": "variata.schedules.Constant"}))  # which others may refer to
 
 
-@pytest.mark.parametrize("jobs", ["abc", 0, 1.5, True, None])
+@pytest.mark.parametrize("jobs", ["abc", 0, 1.5, True])
 def test_what_is_said_of_many_runs_is_checked_where_there_is_one(jobs):
     with pytest.raises(ConfigError, match=f"jobs={jobs} is no whole number from 1"):
         require_sweep(OmegaConf.create({"jobs": jobs, "sweep": {}}))

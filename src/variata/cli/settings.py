@@ -143,7 +143,7 @@ def require_sweep(composed: DictConfig) -> None:
     from variata.sweeps.options import options
 
     jobs = composed.get("jobs")
-    if not isinstance(jobs, int) or isinstance(jobs, bool) or jobs < 1:
+    if jobs is not None and (not isinstance(jobs, int) or isinstance(jobs, bool) or jobs < 1):
         raise ConfigError(f"jobs={jobs} is no whole number from 1.")
     options(composed.sweep)
 
