@@ -41,9 +41,9 @@ class CSV(Logger):
         self.path, self.columns = path, ["step"]
         if until is not None and path.is_file():
             try:
-                rows = [row for row in self.rows() if int(row["step"]) <= until and not tested(row)]
-                _ = [float(value) for row in rows for value in row.values() if value]
-                self._rewrite(rows)
+                rows = [row for row in self.rows() if int(row["step"]) <= until]
+                _ = [float(value) for row in rows for value in row.values() if value]  # all are numbers
+                self._rewrite([row for row in rows if not tested(row)])
             except (ValueError, KeyError, TypeError, csv.Error) as error:
                 raise RunError(f"{path} is damaged ({error}). Delete it to go on without what it recorded.") from error
 
