@@ -1,6 +1,7 @@
 """Faces, packed once: made-up photographs in the official layout, and the real ones where they are."""
 
 import io
+import json
 import resource
 import shutil
 import subprocess
@@ -68,7 +69,7 @@ def test_a_second_start_reads_no_photograph(faces):
     assert all(torch.equal(first[split], again[split]) for split in SPLITS)
 
 
-@pytest.mark.parametrize("damage", ["cut", "altered", "header", "other images"])
+@pytest.mark.parametrize("damage", ["cut", "altered", "header", "no keys", "other counts", "other images"])
 def test_a_file_that_is_not_as_written_is_built_again(faces, damage):
     first, path = pack(faces)["train"].clone(), faces / "x.pack"
     whole = path.read_bytes()
@@ -78,6 +79,11 @@ def test_a_file_that_is_not_as_written_is_built_again(faces, damage):
         path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     elif damage == "header":
         path.write_bytes(b" " * HEADER + whole[HEADER:])
+    elif damage in ("no keys", "other counts"):
+        header = json.loads(whole[:HEADER])
+        kept = {"from": header["from"], "how": header["how"]}
+        other = kept if damage == "no keys" else {**header, "images": {**header["images"], "train": 1}}
+        path.write_bytes(json.dumps(other).encode().ljust(HEADER) + whole[HEADER:])
     else:
         shutil.copy(faces / "celeba/img_align_celeba/000013.jpg", faces / "celeba/img_align_celeba/000001.jpg")
     again = pack(faces)["train"]

@@ -10,10 +10,10 @@ from torch.nn import functional as F
 from conftest import DATA, needs_mnist, needs_static
 from variata.data.digits import digits
 from variata.data.files import amat_images, idx_images, require
-from variata.data.mnist import AMAT, binary_mnist, load_grey, load_static
+from variata.data.mnist import AMAT, IDX, binary_mnist, load_grey, load_static
 from variata.data.module import Images, Shuffled
 from variata.data.pixels import binarise, dequantise, mirror, threshold, uniform_255
-from variata.data.synthetic import density, linear_gaussian
+from variata.data.synthetic import NOISE, density, linear_gaussian
 from variata.errors import ConfigError, DataError
 
 
@@ -176,6 +176,8 @@ def test_damaged_files_are_named_with_what_is_wrong(tmp_path, pictures):
         "labels": (idx_bytes(pictures, magic=2049), "starts with 2049, expected 2051"),
         "short": (good[:-1], "cut short"),
         "empty": (b"", "expected 2051"),
+        "none": (idx_bytes(pictures[:0]), "holds no images"),
+        "flat": (idx_bytes(pictures)[:8] + bytes(8), "holds no images"),
     }
     for name, (content, message) in cases.items():
         (tmp_path / name).write_bytes(content)
@@ -280,6 +282,25 @@ def test_wrong_options_are_refused_before_any_file_is_read(build):
     for options in ({"binarize": "dynamik"}, {"shape": (3, 28, 28)}, {"batch_size": 0}):
         with pytest.raises(ConfigError):
             build(**options)
+
+
+@pytest.mark.parametrize(
+    "options", [{"noise": 1e-30}, {"noise": 1e30}, {"shape": (1, 0, 4)}, {"shape": (3, 64, 64)}, {"images": 10**9}]
+)
+def test_linear_gaussian_refuses_what_has_no_density(options):
+    with pytest.raises(ConfigError, match=r"data\."):
+        linear_gaussian(**options)
+
+
+def test_linear_gaussian_has_a_density_at_the_least_noise():
+    assert density((1, 28, 28), 3, NOISE, 777).scale_tril.isfinite().all()
+
+
+def test_mnist_of_too_few_images_is_told(tmp_path, pictures):
+    for name in IDX:
+        (tmp_path / name).write_bytes(idx_bytes(pictures))
+    with pytest.raises(DataError, match="more than 10,000 for training"):
+        load_grey(tmp_path, download=False, verify=False)
 
 
 def test_the_mean_image_is_the_mean_of_what_the_model_sees():

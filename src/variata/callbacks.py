@@ -24,6 +24,7 @@ from variata.training import Training
 
 ROWS = 8  # of a picture of interpolations or edits
 STRENGTHS = [-2.0, -1.0, 0.0, 1.0, 2.0, 3.0]  # of an attribute's vector
+MOST = 1024  # pictures in one grid
 CODES = 2000  # training images an attribute's vector is computed from during training
 
 Params = list[Tensor]
@@ -224,8 +225,11 @@ class Pictures(Callback):
     """
 
     def __init__(self, every: int = 10, images: int = 64, dimensions: int = 8, attributes: Sequence[str] = ()) -> None:
-        if min(every, images, dimensions) < 1:
-            raise ValueError(f"callbacks.pictures takes numbers from 1, got {every=}, {images=}, {dimensions=}.")
+        if min(every, images, dimensions) < 1 or max(images, dimensions) > MOST:
+            raise ValueError(
+                f"callbacks.pictures takes numbers from 1, images and dimensions up to {MOST}, drawn at once; "
+                f"got {every=}, {images=}, {dimensions=}."
+            )
         self.every, self.images, self.dimensions, self.attributes = every, images, dimensions, attributes
         self.validations = 0
 

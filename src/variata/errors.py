@@ -38,6 +38,28 @@ class Diverged(UserError):
     exit_code = 1
 
 
+class OutOfMemory(UserError):
+    """The machine, a limit set on it, or a GPU had no memory left for what was asked."""
+
+    exit_code = 1
+
+
+class Defect(UserError):
+    """An error nobody foresaw: ours to mend.
+
+    Args:
+        error: That was met.
+    """
+
+    exit_code = 1
+
+    def __init__(self, error: BaseException | str) -> None:
+        if isinstance(error, BaseException):
+            lines = [line for line in str(error).splitlines() if line.strip()]
+            error = f"{type(error).__name__}: {lines[-1].strip() if lines else 'without a word'}"
+        super().__init__(f"{error}. This is a defect of variata; add debug=true to see where it lies.")
+
+
 class DeviceLost(UserError):
     """The process of one device ended without a word; the others were stopped.
 

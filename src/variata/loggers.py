@@ -44,8 +44,10 @@ class CSV(Logger):
         self.path, self.columns = path, ["step"]
         if until is not None and path.is_file():
             try:
-                self._rewrite([row for row in self.rows() if int(row["step"]) <= until and not tested(row)])
-            except (ValueError, KeyError, TypeError) as error:
+                rows = [row for row in self.rows() if int(row["step"]) <= until]
+                _ = [float(value) for row in rows for value in row.values() if value]  # all are numbers
+                self._rewrite([row for row in rows if not tested(row)])
+            except (ValueError, KeyError, TypeError, csv.Error) as error:
                 raise RunError(f"{path} is damaged ({error}). Delete it to go on without what it recorded.") from error
 
     name, version = "csv", ""
@@ -228,8 +230,19 @@ def _identity(run_dir: Path, group: str | None, title: str) -> dict[str, Any]:
     if sweep := _agent():  # id, project and entity are the agent's, and W&B ignores others
         return {"name": title, "group": os.environ.get("WANDB_RUN_GROUP", sweep)}
     if path.is_file():
-        return json.loads(path.read_text())
+        return _remembered(path)
     return {"id": label[-64:], "name": title if group else label, "group": group}
+
+
+def _remembered(path: Path) -> dict[str, Any]:
+    """What `_remember` wrote."""
+    try:
+        identity = json.loads(path.read_text())
+        if not isinstance(identity["id"], str):
+            raise TypeError("id is no text")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise RunError(f"{path} is damaged ({error}). Delete it to go on in another W&B run.") from error
+    return identity
 
 
 def _remember(run: Any, run_dir: Path, identity: dict[str, Any]) -> None:

@@ -35,12 +35,35 @@ SECRET = re.compile(  # the end of a key and what follows it
 SHORTEST = 6  # characters of a secret
 
 
+FILES = (
+    *("config.yaml", "overrides.txt", "metrics.csv", "results.json", "train.log"),
+    *("checkpoints/last.ckpt", "checkpoints/best.ckpt", "wandb/identity.json"),
+)
+FOLDERS = ("checkpoints", "images", "wandb")
+
+
+def require_whole(run: Path) -> None:
+    """Refuse a directory in which something else is in the place of one of a run's files or folders.
+
+    A pipe would be waited for without end, a device read without end; a link that leads nowhere hides what was there.
+
+    Raises:
+        RunError: Names the first.
+    """
+    for name in (*FOLDERS, *FILES):
+        path, kind = run / name, "folder" if name in FOLDERS else "file"
+        if (path.is_symlink() or path.exists()) and not (path.is_dir() if name in FOLDERS else path.is_file()):
+            what = "a link that leads nowhere" if path.is_symlink() and not path.exists() else f"no {kind}"
+            raise RunError(f"{path} is {what}. Put the run's {kind} back, or remove it to go on without.")
+
+
 def read_config(run: Path) -> Config:
     """The configuration of a run: its own values only, whoever wrote it; it reads no environment and has no aliases.
 
     Raises:
-        RunError: There is none.
+        RunError: There is none, or something else is in the place of one of its files.
     """
+    require_whole(run)
     path = run / "config.yaml"
     if not path.is_file():
         raise RunError(f"{run} is no run directory: it has no config.yaml. Give one like outputs/<data>-<model>/<run>.")
@@ -50,7 +73,7 @@ def read_config(run: Path) -> Config:
             raise RunError(f"{path} has aliases, which no run writes.")  # they can grow without bound
         config = cast(Config, OmegaConf.to_container(OmegaConf.load(path)))
     except (yaml.YAMLError, OmegaConfBaseException, OSError, ValueError, RecursionError) as error:
-        raise RunError(f"{path} cannot be read: {error}.") from error
+        raise RunError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}.") from error
     parts = [config.get(part) for part in ("data", "model")] if isinstance(config, dict) else [None]
     if not all(isinstance(part, dict) and "_target_" in part for part in parts):
         raise RunError(f"{path} is not the configuration of a run.")
@@ -174,8 +197,17 @@ def mark_failed(run: Path, config: Config, overrides: list[str], error: str, sta
     with suppress(OSError):  # why it failed is told all the same
         if not (run / "config.yaml").is_file():
             write_config(run, config, overrides)
-        known = json.loads(path.read_text()) if path.is_file() else provenance(config, None)
+        known = earlier_results(path) or provenance(config, None)
         write_results(run, {**known, "status": status, "error": error})
+
+
+def earlier_results(path: Path) -> dict[str, Any]:
+    """What results.json held; nothing where it is missing or damaged."""
+    try:
+        results = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return results if isinstance(results, dict) else {}
 
 
 def write(path: Path, text: str, secret: bool = False) -> None:

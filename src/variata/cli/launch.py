@@ -2,40 +2,49 @@
 
 import logging
 import os
+import re
 import secrets
 import shutil
 import sys
 import textwrap
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, InstantiationException, MissingConfigException
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from variata import runs
 from variata.cli.crew import crew
 from variata.cli.lock import COMMAND, WRITER, alone
 from variata.cli.signals import end_in_time, interrupt, signals_to
-from variata.errors import ConfigError, Interrupted, RunError, UserError
+from variata.cli.streams import audible
+from variata.errors import ConfigError, Defect, Interrupted, OutOfMemory, RunError, UserError
 
 INSTALLED, CHECKOUT = Path(__file__).parents[1] / "conf", Path(__file__).parents[3] / "conf"
 CONF = INSTALLED if INSTALLED.is_dir() else CHECKOUT
 
 
 failed: list[UserError] = []  # jobs that ended with an error already told
+new: list[Path] = []  # run directories made up so far
 
 
 def guarded(command: Callable[[], Any]) -> int:
-    """Run a command; answer what the user can mend with a paragraph on stderr. Returns the exit code."""
+    """Run a command; answer what goes wrong with a paragraph on stderr. Returns the exit code."""
+    audible()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its exceptions over instead of printing and exiting
     OmegaConf.register_new_resolver("run_dir", run_dir, replace=True, use_cache=True)
+    OmegaConf.register_new_resolver("folder", folder, replace=True)
     try:
         with signals_to(interrupt):
             command()
@@ -43,26 +52,32 @@ def guarded(command: Callable[[], Any]) -> int:
     except (KeyboardInterrupt, Interrupted) as error:
         say("Interrupted." if isinstance(error, KeyboardInterrupt) else str(error))
         return getattr(error, "exit_code", 130)
-    except (UserError, HydraException, OmegaConfBaseException, OSError, ValueError) as error:
-        known = mendable(error)
-        ours = isinstance(error, ValueError) and not isinstance(error, OmegaConfBaseException)
-        if ours and known is None and not raised_by_hydra(error):
-            raise  # a defect of ours
-        if debugging() or (
-            known is None and isinstance(error, InstantiationException)
-        ):  # the latter is a defect of ours
+    except Exception as error:
+        if debugging():
             raise
-        say(str(known or explain(error)))
-        return known.exit_code if known else UserError.exit_code
+        say(str(known := told(error)))
+        return known.exit_code
 
 
 def run_dir(outputs: str, data: str, model: str, resume: str | None) -> str:
     """outputs/<data>-<model>/<date>_<time>-<6 hex>, or the directory of the run to resume."""
-    if resume:
-        if not (Path(resume) / "config.yaml").is_file():
+    if resume is not None:
+        if not isinstance(resume, str) or not (Path(resume) / "config.yaml").is_file():
             raise RunError(f"resume={resume} is no run directory: it has no config.yaml. Give the path of a run.")
+        runs.require_whole(Path(resume))  # before anything is written into train.log
         return resume
-    return f"{outputs}/{data}-{model}/{datetime.now():%Y-%m-%d_%H-%M-%S}-{secrets.token_hex(3)}"
+    for group, option in (("data", data), ("model", model)):
+        if ".." in Path(option).parts or Path(option).is_absolute():
+            raise ConfigError(f"{group}={option} leads out of the group {group}. Give the name of one of its options.")
+    new.append(Path(folder(outputs), f"{data}-{model}", f"{datetime.now():%Y-%m-%d_%H-%M-%S}-{secrets.token_hex(3)}"))
+    return str(new[-1])
+
+
+def folder(outputs: Any) -> str:
+    """The folder of run directories, if it is one's name."""
+    if not isinstance(outputs, str) or not outputs.strip():
+        raise ConfigError(f"outputs={outputs} is no folder. Give its path, as in outputs=outputs.")
+    return outputs
 
 
 def say(message: str) -> None:
@@ -73,7 +88,7 @@ def say(message: str) -> None:
 
 def debugging() -> bool:
     """Whether the command line asks for tracebacks."""
-    return any(word.removeprefix("+") in ("debug=true", "debug=True") for word in sys.argv[1:])
+    return any(word.lstrip("+") in ("debug=true", "debug=True") for word in sys.argv[1:])
 
 
 def mendable(error: BaseException | None) -> UserError | None:
@@ -83,9 +98,31 @@ def mendable(error: BaseException | None) -> UserError | None:
     return error
 
 
+def told(error: Exception) -> UserError:
+    """Any error as one to be told in a paragraph; one nobody foresaw as a defect."""
+    if known := mendable(error):
+        return known
+    if isinstance(error, MemoryError) or re.search("can't allocate memory|out of memory", str(error), re.IGNORECASE):
+        reason = f" ({' '.join(str(error).split())[:200]})" if str(error) else ""
+        return OutOfMemory(
+            f"There is not enough memory{reason}. A limit may be set, see ulimit -v; less is asked for by smaller "
+            "data.batch_size, evaluate.rows, objective.samples or models."
+        )
+    if isinstance(error, ImportError):
+        return RunError(
+            f"A library cannot be loaded: {error}. Memory may be limited (ulimit -v; importing PyTorch takes 4 GiB of "
+            "addresses), or the installation is not whole: run make setup."
+        )
+    if isinstance(error, HydraException | OmegaConfBaseException | OSError) or met_by_hydra(error):
+        return RunError(explain(error))
+    return Defect(error)
+
+
 def explain(error: Exception) -> str:
     """What Hydra, OmegaConf or the operating system found wrong, in our words."""
-    if isinstance(error, MissingConfigException) and error.options is not None and error.missing_cfg_file:
+    if isinstance(error, MissingConfigException):
+        if error.options is None or not error.missing_cfg_file:
+            return " ".join(str(error).split())
         group, _, option = error.missing_cfg_file.rpartition("/")
         return f"{group}={option} is unknown. {suggestion(option, error.options)}"
     if isinstance(error, OSError):
@@ -95,16 +132,33 @@ def explain(error: Exception) -> str:
         return "A group takes the name of an option, not null: scheduler=none, logger=none, callbacks=[]."
     key = unknown_key(error)
     if key is not None:
-        return f"{key} is not in the configuration. {suggestion(key, known_keys(), listed=8)}"
-    return " ".join(str(error).split() or str(error.__cause__).split())
+        return f"{key or 'A word without a key'} is not in the configuration. {suggestion(key, known_keys(), listed=8)}"
+    if not isinstance(error, HydraException | OmegaConfBaseException):  # what Hydra itself did not foresee
+        return f"{blamed(sys.argv[1:])}{f' ({error})' if isinstance(error, ValueError) else ''}"
+    return " ".join(str(error).split() or str(error.__cause__).split() or [type(error).__name__])
 
 
-def raised_by_hydra(error: Exception) -> bool:
-    """Whether an exception of a common type comes from reading the command line."""
-    frame = error.__traceback__
-    while frame is not None and frame.tb_next is not None:
-        frame = frame.tb_next
-    return frame is not None and Path(hydra.__file__).parent in Path(frame.tb_frame.f_code.co_filename).parents
+def blamed(words: list[str]) -> str:
+    """The word of a command line that Hydra stumbles over, as far as can be said."""
+    parse = OverridesParser.create().parse_override
+    for override in (parse(word) for word in words if "=" in word and word[0] != "-"):
+        value: Any = override.value()
+        names = value if isinstance(value, list) else [value]
+        if (CONF / override.key_or_group).is_dir() and not all(isinstance(name, str | None) for name in names):
+            return (
+                f"{override.input_line}: a group takes the name of an option, or a list of names, as in "
+                "callbacks=[default,ema]."
+            )
+    odd = [word for word in words if word.lstrip("+~").startswith("hydra")] or words
+    return f"Hydra cannot use {' '.join(odd)}. See `python train.py --hydra-help` for what its options take."
+
+
+def met_by_hydra(error: Exception) -> bool:
+    """Whether an exception comes from Hydra reading the command line, not from what it builds or calls."""
+    modules = [str(frame.f_globals.get("__name__")) for frame, _ in traceback.walk_tb(error.__traceback__)]
+    ours = max((i for i, name in enumerate(modules) if name.startswith("variata.")), default=-1)
+    builds = ours >= 0 and modules[ours] == "variata.targets"
+    return not builds and any(name.startswith(("hydra.", "omegaconf.")) for name in modules[ours + 1 :])
 
 
 def unknown_key(error: Exception) -> str | None:
@@ -159,21 +213,21 @@ def job(config: DictConfig) -> None:
         apart(config)
         return
     try:
-        folder = Path(HydraConfig.get().runtime.output_dir)
-        with alone(folder), clean_start(folder, Path(config.outputs), new=not config.resume):
+        run, outputs = Path(HydraConfig.get().runtime.output_dir), Path(folder(config.outputs))
+        with alone(run), clean_start(run, outputs, new=config.resume is None):
             if HydraConfig.get().mode == RunMode.RUN and (config.sweep.params or config.sweep.resume):
                 raise ConfigError("A sweep is several runs: add -m, as in python train.py -m sweep=beta.")
             from variata.cli.train import train
 
             train(config)
-    except (UserError, OSError) as error:
-        if config.debug is True:
+    except Exception as error:
+        if config.get("debug") is True:
             raise
-        told = error if isinstance(error, UserError) else RunError(explain(error))
-        say(str(told))
-        failed.append(told)
+        known = told(error)
+        say(str(known))
+        failed.append(known)
         if (others := crew()) and others.alone:  # they wait for this process, until their launcher ends them
-            raise SystemExit(told.exit_code) from None
+            raise SystemExit(known.exit_code) from None
 
 
 @contextmanager
@@ -190,10 +244,7 @@ def clean_start(folder: Path, outputs: Path, new: bool) -> Iterator[None]:
         if not (folder / "config.yaml").is_file():
             logging.shutdown()
             remove(folder)
-            with suppress(OSError):  # at the first that is not empty
-                for parent in folder.parents:
-                    if outputs.resolve() in (parent.resolve(), *parent.resolve().parents):
-                        parent.rmdir()
+            remove_empty(*(p for p in folder.parents if outputs.resolve() in (p.resolve(), *p.resolve().parents)))
         raise
 
 
@@ -209,18 +260,55 @@ def remove(folder: Path) -> None:
         folder.rmdir()
 
 
+def remove_empty(*folders: Path) -> None:
+    """Remove folders up to the first that is not empty."""
+    with suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
+
+
+def arranged(words: list[str]) -> list[str]:
+    """The words of a command line with its flags first, where Hydra finds them: `seed=1,2 -m` may stand anywhere.
+
+    Raises:
+        ConfigError: A flag that is none, or one that would run what a file says.
+    """
+
+    def refuse(message: str) -> NoReturn:
+        raise ConfigError(f"{message}. See `python train.py --help` and `python train.py --hydra-help`.")
+
+    parser = get_args_parser()
+    parser.error = refuse  # type: ignore[method-assign]
+    given = parser.parse_intermixed_args(words)
+    if given.experimental_rerun is not None:
+        refuse("--experimental-rerun reads a pickle, which may hold code. Use resume=<run>, or --config-dir")
+    if any(word.lstrip("+~").startswith("hydra.output_subdir") for word in given.overrides):
+        refuse("hydra.output_subdir: a run directory has a config.yaml and overrides.txt of its own. Leave it out")
+    return [word for word in words if word not in given.overrides] + given.overrides
+
+
+def lead() -> None:
+    """Hand the command line to Hydra; of a run that could not begin nothing is left."""
+    sys.argv[1:] = arranged(sys.argv[1:])
+    try:
+        job()
+    finally:
+        for place in new:  # outputs/<data>-<model>/<run>
+            remove_empty(place, *list(place.parents)[:2])
+
+
 def main() -> int:
     """`train.py`, and `variata train`: where a launcher started several processes, the first of them leads."""
     others = crew()
     if others is None:
-        return guarded(job)
+        return guarded(lead)
     end_in_time(os.getppid())
     from variata.cli.worker import begin, follow
 
     begin(others.rank, others.devices)
     if others.rank > 0:
         return follow(others)
-    code = guarded(job)
+    code = guarded(lead)
     if code < 128:  # a signal reaches the others too
         others.dismiss()
     return code

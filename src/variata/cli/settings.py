@@ -59,19 +59,37 @@ class Evaluate:
 BUILT = ("data", "model", "objective", "beta", "optimizer", "scheduler", "trainer")
 OPTIONAL = ("logger", "callbacks")  # may be empty
 OURS: dict[str, dict[str, Any]] = {  # options besides the constructors' own
-    "trainer": {"on_nan": str},
+    "trainer": {"on_nan": str, "crowded": bool},
     "data": loading.DATA_OPTIONS,
 }
 PLACES = ("data.root", "data.cache", "data.download")  # of the same data, on another machine
-POSITIVE = (
-    *("log_every", "updates_per_call", "evaluate.samples", "evaluate.rows"),
-    *("trainer.check_val_every_n_epoch", "trainer.num_nodes", "data.batch_size_per_device"),
-)
+READ = {  # options that are read here, and so have to be there
+    "trainer": (
+        *("accelerator", "devices", "num_nodes", "precision", "max_epochs", "max_steps", "on_nan", "gradient_clip_val"),
+        *("limit_train_batches", "limit_val_batches", "limit_test_batches"),
+    ),
+    "evaluate": ("samples", "rows"),
+}
+MOST = 2**31 - 1  # of what libraries count in 32 bits
+RANGES: dict[str, tuple[float, float]] = {  # of numbers, where a constructor does not know them: least and most
+    "seed": (0, 2**32 - 1),
+    **dict.fromkeys(("log_every", "updates_per_call", "evaluate.rows", "data.batch_size_per_device"), (1, MOST)),
+    "checkpoint_every": (0, MOST),
+    "evaluate.samples": (1, 1_000_000),
+    **dict.fromkeys(("trainer.check_val_every_n_epoch", "trainer.num_nodes"), (1, MOST)),
+    "trainer.max_epochs": (-1, MOST),
+    "trainer.max_steps": (-1, 2**53),
+    "trainer.gradient_clip_val": (1e-6, 1e30),
+    **dict.fromkeys(("beta.value", "beta.start"), (0, 1e30)),  # weights of a float32 loss
+    **dict.fromkeys(("scheduler.value", "scheduler.start", "scheduler.final"), (0, 1e30)),
+}
+DEVICES = 4096  # more than any machine has
 
 
 def settled(composed: DictConfig) -> Config:
     """The resolved configuration, every name and type in it checked."""
-    if composed.resume:
+    require_sweep(composed)
+    if composed.resume is not None:
         overrides = [o for o in HydraConfig.get().overrides.task if not o.startswith("resume=")]
         config = resumed(Path(composed.resume), overrides)
     else:
@@ -86,27 +104,47 @@ def checked(config: Config) -> Config:
     for name in (*BUILT, "evaluate", *hints):
         if name not in config or (name in BUILT and isinstance(part := config[name], dict) and "_target_" not in part):
             raise ConfigError(f"The configuration has no {name}: give it a value, or leave out ~{name}.")
-    for name in ("evaluate", "callbacks"):
+    for name in (*OPTIONAL, "evaluate"):
         if not isinstance(config[name], dict):
             raise ConfigError(f"{name}={config[name]} is no group of options. Change single ones: {name}.<option>=...")
-    settings = {name: value for name, value in config.items() if name in hints or not isinstance(value, dict)}
-    check_values(
-        {name: value for name, value in settings.items() if name not in (*BUILT, *OPTIONAL)}, hints, "", "a run"
-    )
+    settings = {name: value for name, value in config.items() if not grouped(name, value)}
+    check_values(settings, hints, "", "a run")
     check_values(config["evaluate"], get_type_hints(Evaluate), "evaluate", "evaluate")
     for key, part in parts(config):
         check(part, key, extra=OURS.get(key))
-    for name in POSITIVE:
-        if (value := OmegaConf.select(OmegaConf.create(config), name)) is not None and value < 1:
-            raise ConfigError(f"{name}={value} is less than 1.")
+    for part, names in READ.items():
+        for name in names:
+            if name not in config[part]:
+                raise ConfigError(
+                    f"The configuration has no {part}.{name}: give it a value, or leave out ~{part}.{name}."
+                )
+    if config["logger"] and "_target_" not in config["logger"]:
+        raise ConfigError("logger has options and no _target_ to take them: use logger=wandb or logger=none.")
+    for name, bounds in RANGES.items():
+        in_range(name, value_at(config, name), *bounds)
     if all(config["trainer"][limit] in (None, -1) for limit in ("max_epochs", "max_steps")):
         raise ConfigError("Training needs an end: set trainer.max_epochs or trainer.max_steps.")
     one_of("trainer.on_nan", config["trainer"]["on_nan"], ("stop", "skip"))
     one_of("trainer.precision", config["trainer"]["precision"], ("32-true", "32", 32, "bf16-mixed"))
-    if not 0 <= config["seed"] < 2**32:
-        raise ConfigError(f"seed={config['seed']} is not between 0 and 2^32 - 1.")
+    if isinstance(devices := config["trainer"]["devices"], int):
+        in_range("trainer.devices", devices, -1, DEVICES)
     one_of("compile", config["compile"], (True, False, "auto"))
     return config
+
+
+def grouped(name: str, value: Any) -> bool:
+    """Whether a value at the top is options of a part, or a part that others refer to."""
+    return name in (*BUILT, *OPTIONAL, "evaluate") or (isinstance(value, dict) and "_target_" in value)
+
+
+def require_sweep(composed: DictConfig) -> None:
+    """Refuse what is said of many runs wrongly, also where there is one: it would be found out when there are many."""
+    from variata.sweeps.options import options
+
+    jobs = composed.get("jobs")
+    if jobs is not None and (not isinstance(jobs, int) or isinstance(jobs, bool) or jobs < 1):
+        raise ConfigError(f"jobs={jobs} is no whole number from 1.")
+    options(composed.sweep)
 
 
 def parts(config: Config) -> Iterator[tuple[str, Any]]:
@@ -143,6 +181,25 @@ def resumed(run: Path, overrides: list[str]) -> Config:
             raise ConfigError(f"{name} is not in the configuration of {run}.") from error
     config.resume = str(run)
     return runs.plain(config)
+
+
+def value_at(config: Config, key: str) -> Any:
+    """The value of a dotted key; None where there is none."""
+    node: Any = config
+    for name in key.split("."):
+        node = node.get(name) if isinstance(node, dict) else None
+    return node
+
+
+def in_range(key: str, value: Any, least: float, most: float) -> None:
+    """Refuse a number out of its range; null is for those that may be left out."""
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ConfigError(f"{key}={value!r} is no number.")
+    if not least <= value <= most:
+        limit = f"less than {least:,}" if value < least else f"more than {most:,}"
+        raise ConfigError(f"{key}={value} is {limit}.")
 
 
 def one_of(key: str, value: Any, allowed: tuple) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger, WandbLogger
 from omegaconf import DictConfig
@@ -30,6 +31,7 @@ from variata.errors import ConfigError, DiskFull, Diverged, Interrupted, UserErr
 from variata.likelihoods import Likelihood
 from variata.loggers import CSV, finish
 from variata.runs import Config
+from variata.sweeps.jobs import cores
 from variata.targets import build, constructing
 from variata.training import Training
 
@@ -80,7 +82,14 @@ def processes(options: dict[str, Any]) -> int:
     if options["devices"] in (1, "1"):
         return 1
     chosen = {name: options[name] for name in ("_target_", "accelerator", "devices")}
-    return build(chosen, "trainer", logger=False, enable_checkpointing=False, enable_progress_bar=False).num_devices
+    trainer = build(chosen, "trainer", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    number, mine = trainer.num_devices, len(cores())
+    if isinstance(trainer.accelerator, CPUAccelerator) and number > mine and not options.get("crowded"):
+        raise ConfigError(
+            f"trainer.devices={options['devices']} on a CPU is {number} processes, more than the cores there are, "
+            f"{mine}. Use trainer.devices={mine} or fewer, or insist with trainer.crowded=true."
+        )
+    return number
 
 
 def work(job: Job) -> None:
@@ -301,6 +310,8 @@ def share_limits(trainer: pl.Trainer, data: ImageDataModule) -> None:
 
 def assemble(config: Config, data: ImageDataModule) -> tuple[Training, VAE]:
     """The model and what trains it, of parts that fit together."""
+    if (shape := config["model"].get("shape", list(data.shape))) != list(data.shape):
+        raise ConfigError(f"model.shape={shape} is not that of the images, {list(data.shape)}. Leave it out.")
     parts = {part: build(config[part], part) for part in ("model", "objective", "beta", "optimizer", "scheduler")}
     vae = parts.pop("model")
     if data.kind not in vae.likelihood.accepts:

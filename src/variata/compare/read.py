@@ -171,6 +171,8 @@ def with_batch(config: Flat, results: dict[str, Any]) -> Flat:
 
 def read_text(path: Path) -> str:
     """A text file; empty where there is none."""
+    if path.exists() and not path.is_file():
+        raise RunError(f"{path.name} is no file.")  # a pipe would be waited for
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:

@@ -99,6 +99,8 @@ def idx_images(path: Path, sha256: str | None) -> Tensor:
     magic, n, height, width = (int.from_bytes(data[i : i + 4], "big") for i in range(0, 16, 4))
     if magic != 2051:
         raise DataError(f"{path} is no IDX file of images: it starts with {magic}, expected 2051. Fetch it again.")
+    if not n * height * width:
+        raise DataError(f"{path} holds no images: its header promises {n} of {height}x{width}. Fetch it again.")
     if len(data) != 16 + n * height * width:
         raise DataError(
             f"{path} is cut short: its header promises {n} images of {height}x{width}, "

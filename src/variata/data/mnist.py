@@ -10,7 +10,7 @@ from variata.core import Size
 from variata.data.files import amat_images, idx_images, require
 from variata.data.module import Draw, ImageDataModule
 from variata.data.pixels import as_real, binarise, dequantise, threshold
-from variata.errors import ConfigError
+from variata.errors import ConfigError, DataError
 
 # SHA-256 of the unzipped content; the zipped originals have the MD5 sums torchvision checks
 IDX = {
@@ -69,6 +69,12 @@ def load_grey(root: Path, download: bool, verify: bool) -> dict[str, Tensor]:
     """The grey originals, uint8: the first 50,000 training images, the last 10,000, the test images."""
     paths = require(root, ["mnist", "MNIST/raw", ""], list(IDX), fetch_idx if download else None)
     images, test = read(idx_images, paths, IDX, verify)
+    for path, found, least in zip(paths, (images, test), (10_001, 1), strict=True):
+        if len(found) < least or found.shape[1:] != (1, 28, 28):
+            raise DataError(
+                f"{path} holds {len(found)} images of {found.shape[2]}x{found.shape[3]}; expected are 28x28, and "
+                "more than 10,000 for training, of which the last 10,000 are for validation."
+            )
     return {"train": images[:-10_000].clone(), "val": images[-10_000:].clone(), "test": test}
 
 

@@ -151,13 +151,22 @@ class Packed:
         try:
             with self.path.open("rb") as file:
                 header = json.loads(file.read(HEADER))
-                if {name: header.get(name) for name in self.made} != self.made or (header["skipped"] and not self.skip):
+                if not self._fits(header) or (header["skipped"] and not self.skip):
                     return None
-                if hashlib.file_digest(file, "sha256").hexdigest() != header["sha256"]:
+                if hashlib.file_digest(file, "sha256").hexdigest() != header.get("sha256"):
                     return None
                 return header, torch.from_numpy(np.memmap(file, np.uint8, "c", HEADER, tuple(header["shape"])))
         except (FileNotFoundError, ValueError):
             return None
+
+    def _fits(self, header: Any) -> bool:
+        """Whether a header is whole, and of these images prepared in this way."""
+        if not isinstance(header, dict) or {name: header.get(name) for name in self.made} != self.made:
+            return False
+        shape, images, skipped = (header.get(name) for name in ("shape", "images", "skipped"))
+        counts = list(images.values()) if isinstance(images, dict) and list(images) == list(self.splits) else []
+        numbers = [*counts, *(skipped if isinstance(skipped, list) else [None])]
+        return all(isinstance(n, int) and n >= 0 for n in numbers) and shape == [sum(counts), *self.prepare.shape]
 
     def _built(self) -> tuple[dict[str, Any], Tensor] | None:
         """Header and pixels after building; of jobs that start together one builds and the others wait."""

@@ -12,6 +12,9 @@ from variata.data.module import ImageDataModule
 from variata.data.pixels import as_real
 from variata.errors import ConfigError
 
+PIXELS, FACTORS, IMAGES = 4096, 4096, 1_000_000  # at most: the covariance has d^2 numbers
+NOISE = 1e-6  # at least: sigma^2 is not lost beside W W^T in float64, so that the covariance stays positive definite
+
 
 def linear_gaussian(
     shape: Size = (1, 2, 4),
@@ -31,8 +34,15 @@ def linear_gaussian(
         images: Of each split.
         eval_seed: Of the parameters and of all images.
     """
-    if min(factors, images) < 1 or noise <= 0:
-        raise ConfigError(f"data=linear_gaussian takes positive numbers, got {factors=}, {noise=}, {images=}.")
+    if len(shape) != 3 or min(shape) < 1 or math.prod(shape) > PIXELS:
+        raise ConfigError(f"data.shape is [C, H, W] of at most {PIXELS} pixels, got data.shape={list(shape)}.")
+    if not 1 <= factors <= FACTORS or not NOISE <= noise <= 1 / NOISE:
+        raise ConfigError(
+            f"data=linear_gaussian takes 1 to {FACTORS} factors and noise from {NOISE:g} to {1 / NOISE:g}, got "
+            f"data.factors={factors} and data.noise={noise}."
+        )
+    if not 1 <= images <= IMAGES:
+        raise ConfigError(f"data=linear_gaussian takes 1 to {IMAGES:,} images, got data.images={images}.")
     load = partial(load_linear_gaussian, tuple(shape), factors, noise, images, eval_seed)
     protocol = f"linear_gaussian shape={list(shape)} factors={factors} noise={noise} seed={eval_seed}"
     return ImageDataModule(load, as_real, "real", shape, protocol, batch_size, eval_batch_size, eval_seed)

@@ -1,0 +1,223 @@
+"""What is refused and how it is said, without starting a run; tests/test_fuzz.py tries whole command lines."""
+
+import copy
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+import yaml
+from omegaconf import OmegaConf
+
+from conftest import ROOT
+from variata import loggers, runs
+from variata.callbacks import Pictures
+from variata.cli.launch import arranged, folder, run_dir, told
+from variata.cli.settings import checked, require_sweep
+from variata.cli.train import processes
+from variata.compare.read import read_text
+from variata.errors import ConfigError, Defect, OutOfMemory, RunError
+from variata.loading import load
+from variata.sweeps.jobs import cores
+
+CONFIG = yaml.safe_load((ROOT / "tests" / "run.yaml").read_text())
+GONE = object()
+
+
+def changed(**values):
+    """A run's configuration with other values, by key with `__` for a dot."""
+    config = copy.deepcopy(CONFIG)
+    for key, value in values.items():
+        node, names = config, key.split("__")
+        for name in names[:-1]:
+            node = node[name]
+        if value is GONE:
+            del node[names[-1]]
+        else:
+            node[names[-1]] = value
+    return config
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"checkpoint_every": -1.0}, "checkpoint_every=-1.0 is less than 0"),
+        ({"log_every": 0}, "log_every=0 is less than 1"),
+        ({"seed": 2**32}, "seed=4294967296 is more than 4,294,967,295"),
+        ({"beta__value": -1.0}, "beta.value=-1.0 is less than 0"),
+        ({"scheduler__final": -0.5}, "scheduler.final=-0.5 is less than 0"),
+        ({"trainer__gradient_clip_val": 0.0}, "trainer.gradient_clip_val=0.0 is less than 1e-06"),
+        ({"trainer__devices": 10**9}, "trainer.devices=1000000000 is more than 4,096"),
+        ({"evaluate__samples": 10**9}, "evaluate.samples=1000000000 is more than 1,000,000"),
+        ({"trainer__check_val_every_n_epoch": {"a": 1}}, "trainer.check_val_every_n_epoch"),
+        ({"evaluate__samples": GONE}, "The configuration has no evaluate.samples"),
+        ({"trainer__on_nan": GONE}, "The configuration has no trainer.on_nan"),
+        ({"evaluate": None}, "evaluate=None is no group of options"),
+        ({"beta": 3}, "beta=3 is no group of options"),
+        ({"logger": {"project": "x"}}, "logger"),
+        ({"oddity": {"a": 1}}, "oddity is no option of a run"),
+    ],
+)
+def test_values_out_of_their_range_are_refused_by_name(values, message):
+    with pytest.raises(ConfigError, match=message):
+        checked(changed(**values))
+
+
+def test_the_configuration_they_are_made_from_is_accepted():
+    assert checked(changed())["seed"] == 1
+    assert checked(changed(oddity={"_target_": "variata.schedules.Constant"}))  # which others may refer to
+
+
+@pytest.mark.parametrize("jobs", ["abc", 0, 1.5, True])
+def test_what_is_said_of_many_runs_is_checked_where_there_is_one(jobs):
+    with pytest.raises(ConfigError, match=f"jobs={jobs} is no whole number from 1"):
+        require_sweep(OmegaConf.create({"jobs": jobs, "sweep": {}}))
+
+
+def test_more_processes_than_cores_are_refused_with_their_number_unless_insisted_on():
+    asked = {"_target_": "lightning.pytorch.Trainer", "accelerator": "cpu", "num_nodes": 1, "devices": len(cores()) + 1}
+    with pytest.raises(
+        ConfigError, match=f"{len(cores()) + 1} processes, more than the cores there are, {len(cores())}"
+    ):
+        processes(asked)
+    assert processes({**asked, "crowded": True}) == len(cores()) + 1
+
+
+def test_a_picture_of_a_hundred_thousand_images_is_refused():
+    with pytest.raises(ValueError, match="up to 1024"):
+        Pictures(images=100_000)
+
+
+@pytest.mark.parametrize("outputs", [None, -1, "", " ", ["a"]])
+def test_outputs_is_a_path(outputs):
+    with pytest.raises(ConfigError, match="is no folder"):
+        folder(outputs)
+
+
+@pytest.mark.parametrize("option", ["../model/mlp_vae", "/etc/passwd", "a/../../b"])
+def test_an_option_does_not_lead_out_of_its_group(option):
+    with pytest.raises(ConfigError, match="leads out of the group data"):
+        run_dir("outputs", option, "mlp_vae", None)
+
+
+# --- the command line -------------------------------------------------------------------------------------------------
+
+
+def test_flags_may_stand_anywhere():
+    words = ["seed=1,2", "-m", "data=digits", "--config-name", "best"]
+    assert arranged(words) == ["-m", "--config-name", "best", "seed=1,2", "data=digits"]
+
+
+@pytest.mark.parametrize(
+    "words", [["--nosuch"], ["--experimental-rerun", "x"], ["++hydra.output_subdir=a"], ["--cfg=x"]]
+)
+def test_flags_that_are_none_or_leave_something_are_told(words):
+    with pytest.raises(ConfigError):
+        arranged(words)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "says"),
+    [
+        (MemoryError(), OutOfMemory, "not enough memory"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), OutOfMemory, "ulimit -v"),
+        (torch.OutOfMemoryError("CUDA out of memory."), OutOfMemory, "data.batch_size"),
+        (
+            ImportError("libtorch_cpu.so: failed to map segment"),
+            RunError,
+            "A library cannot be loaded: libtorch_cpu.so",
+        ),
+        (OSError(28, "No space left on device", "x"), RunError, "x cannot be used: No space left"),
+        (KeyError("x"), Defect, "KeyError: 'x'. This is a defect of variata; add debug=true"),
+    ],
+)
+def test_every_error_is_told_in_a_sentence(error, kind, says):
+    assert isinstance(told(error), kind) and says in str(told(error))
+
+
+# --- standard streams -------------------------------------------------------------------------------------------------
+
+SPEAK = "import sys; from variata.cli.streams import audible; audible(); "
+
+
+def spoken(code, stdout=subprocess.PIPE, **options):
+    return subprocess.run(
+        [sys.executable, "-c", SPEAK + code], stdout=stdout, stderr=subprocess.PIPE, cwd=ROOT / "src", **options
+    )
+
+
+def test_signs_that_a_terminal_does_not_know_end_no_run():
+    done = spoken("print('1 ± 2 │')", env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"1 ? 2 ?\n", b"")
+
+
+def test_a_reader_that_leaves_ends_no_run(tmp_path):
+    read, write = os.pipe()
+    os.close(read)
+    done = spoken(f"[print('x' * 1000, flush=True) for _ in range(1000)]; open({str(tmp_path / 'end')!r}, 'w')", write)
+    assert done.returncode == 0 and done.stderr == b"" and (tmp_path / "end").exists()
+
+
+def test_closed_streams_end_no_run_and_no_file_takes_their_place(tmp_path):
+    code = f"file = open({str(tmp_path / 'file')!r}, 'w'); print('lost'); print('lost', file=sys.stderr); "
+    code += "file.write(str(file.fileno() > 2)); file.flush(); import os; os.write(2, b'lost')"
+    done = subprocess.run(["sh", "-c", '"$0" -c "$1" 0<&- 1>&- 2>&-', sys.executable, SPEAK + code], cwd=ROOT / "src")
+    assert done.returncode == 0 and (tmp_path / "file").read_text() == "True"
+
+
+# --- a run's files ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(tmp_path):
+    folder = tmp_path / "run"
+    runs.write_config((folder.mkdir(), folder)[1], CONFIG, [])
+    return folder
+
+
+@pytest.mark.parametrize("name", [name for name in runs.FILES if name != "config.yaml"])
+@pytest.mark.parametrize("kind", ["folder", "loop", "nowhere", "pipe", "device"])
+def test_what_is_no_file_in_a_files_place_is_told(run, name, kind):
+    path = run / name
+    path.parent.mkdir(exist_ok=True)
+    path.unlink(missing_ok=True)
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to({"loop": path.name, "nowhere": "gone", "device": "/dev/zero"}[kind])
+    with pytest.raises(RunError, match=str(path)):
+        load(run)
+    with pytest.raises(RunError, match=str(path)):
+        run_dir("outputs", "digits", "mlp_vae", str(run))  # before Hydra writes into train.log
+
+
+def test_a_pipe_is_not_waited_for_by_what_lists_runs(run):
+    os.mkfifo(run / "results.json")
+    with pytest.raises(RunError, match=r"results\.json is no file"):
+        read_text(run / "results.json")
+
+
+@pytest.mark.parametrize("words", ["", "{", "[1]", "[" * 100_000])
+def test_a_failure_is_marked_over_damaged_results(run, words):
+    (run / "results.json").write_text(words)
+    runs.mark_failed(run, CONFIG, [], "lost")
+    results = json.loads((run / "results.json").read_text())
+    assert (results["status"], results["error"], results["seed"]) == ("failed", "lost", 1)
+
+
+@pytest.mark.parametrize("words", ["", "[]", "{}", '{"id": 1}', "[" * 100_000])
+def test_a_damaged_identity_is_told(tmp_path, words):
+    (tmp_path / "identity.json").write_text(words)
+    with pytest.raises(RunError, match=r"identity\.json is damaged"):
+        loggers._remembered(tmp_path / "identity.json")
+
+
+@pytest.mark.parametrize("rows", ["1,x\n", "1,\x00\n", "x,1\n", "1,1,1\n"])
+def test_damaged_metrics_are_told_before_training_goes_on(tmp_path, rows):
+    (tmp_path / "metrics.csv").write_text("step,val/elbo\n" + rows)
+    with pytest.raises(RunError, match=r"metrics\.csv is damaged"):
+        loggers.CSV(tmp_path / "metrics.csv", until=10)
