@@ -55,9 +55,10 @@ def changed(**values):
         ({"evaluate__samples": GONE}, "The configuration has no evaluate.samples"),
         ({"trainer__on_nan": GONE}, "The configuration has no trainer.on_nan"),
         ({"evaluate": None}, "evaluate=None is no group of options"),
-        ({"beta": 3}, "beta=3 is no group of options"),
+        ({"beta": 3}, "beta=3 builds nothing: beta takes a _target_"),
         ({"logger": {"project": "x"}}, "logger"),
-        ({"oddity": {"a": 1}}, "oddity is no option of a run"),
+        ({"oddity": 1}, "oddity is no option of a run"),
+        ({"oddity": {"_target_": "variata.schedules.Constant"}}, "oddity is a plain value"),
     ],
 )
 def test_values_out_of_their_range_are_refused_by_name(values, message):
@@ -67,7 +68,7 @@ def test_values_out_of_their_range_are_refused_by_name(values, message):
 
 def test_the_configuration_they_are_made_from_is_accepted():
     assert checked(changed())["seed"] == 1
-    assert checked(changed(oddity={"_target_": "variata.schedules.Constant"}))  # which others may refer to
+    assert checked(changed(oddity={"a": 1}))  # which others may refer to
 
 
 @pytest.mark.parametrize("jobs", ["abc", 0, 1.5, True])

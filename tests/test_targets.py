@@ -97,9 +97,11 @@ def written(folder, config):
     return folder
 
 
-def resume(run):
-    """What resume=RUN does before it builds anything."""
-    return checked(resumed(run, []))
+def resume(run, *words):
+    """What resume=RUN does before it builds anything, in a run that seems to have something to go on from."""
+    (run / "checkpoints").mkdir(exist_ok=True)
+    (run / "checkpoints" / "last.ckpt").touch()
+    return checked(resumed(run, list(words)))
 
 
 # --- what may not -----------------------------------------------------------------------------------------------------
@@ -137,7 +139,8 @@ def test_what_is_odd_is_refused(planted, tmp_path, key, value):
     before = (run / "config.yaml").read_bytes()
     with pytest.raises(UserError):
         resume(run)
-    assert [path.name for path in run.iterdir()] == ["config.yaml"] and (run / "config.yaml").read_bytes() == before
+    assert {path.name for path in run.iterdir()} == {"checkpoints", "config.yaml"}
+    assert (run / "config.yaml").read_bytes() == before
 
 
 @pytest.mark.parametrize("path", ELSEWHERE, ids=str)
@@ -249,8 +252,8 @@ def test_packed_images_go_into_the_cache_of_who_reads(faces, tmp_path, monkeypat
     assert list((tmp_path / "mine").glob("*.pack")) and not (tmp_path / "theirs").exists()
     loading.open_data(run, cache=str(tmp_path / "named"))
     assert list((tmp_path / "named").glob("*.pack")) and not (tmp_path / "theirs").exists()
-    assert resumed(run, [])["data"]["cache"] == str(tmp_path / "mine")
-    assert resumed(run, ["data.cache=here"])["data"]["cache"] == "here"
+    assert resume(run)["data"]["cache"] == str(tmp_path / "mine")
+    assert resume(run, "data.cache=here")["data"]["cache"] == "here"
 
 
 def test_data_is_downloaded_only_to_where_the_reader_says(tmp_path, monkeypatch):
@@ -260,7 +263,7 @@ def test_data_is_downloaded_only_to_where_the_reader_says(tmp_path, monkeypatch)
     monkeypatch.setattr("variata.data.files.fetch", lambda root, download: asked.append(root))
     with pytest.raises(DataError, match="Missing data"):
         loading.open_data(run)
-    assert asked == [] and resumed(run, [])["data"]["download"] is False
+    assert asked == [] and resume(run)["data"]["download"] is False
     with pytest.raises(DataError, match="Missing data"):
         loading.open_data(run, root=str(tmp_path / "mine"))
     assert asked == [tmp_path / "mine"]

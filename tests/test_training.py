@@ -200,7 +200,7 @@ def test_training_is_saved_before_it_compiles(tmp_path, monkeypatch, updates_per
     monkeypatch.setattr(torch, "compile", lambda function: function)
     kept = Kept(tmp_path, every=math.inf)
     run(tmp_path, updates_per_call, epochs=1, callbacks=[kept], compile=True)
-    assert list(kept.paths) == [step, 13]
+    assert list(kept.paths) == [0, step, 13]
 
 
 class Asks(pl.Callback):
@@ -271,6 +271,7 @@ def test_pictures_show_the_moving_average(tmp_path):
 def test_the_best_score_survives_a_move_of_the_run(tmp_path):
     best = Best(tmp_path / "here")
     run(tmp_path, epochs=1, callbacks=[best])
+    shutil.move(tmp_path / "here", tmp_path / "there")
     moved = Best(tmp_path / "there")
     moved.load_state_dict(best.state_dict())
     assert moved.best_model_score == best.best_model_score is not None

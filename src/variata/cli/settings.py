@@ -107,8 +107,9 @@ def checked(config: Config) -> Config:
     for name in (*OPTIONAL, "evaluate"):
         if not isinstance(config[name], dict):
             raise ConfigError(f"{name}={config[name]} is no group of options. Change single ones: {name}.<option>=...")
-    settings = {name: value for name, value in config.items() if not grouped(name, value)}
-    check_values(settings, hints, "", "a run")
+    settings = {name: value for name, value in config.items() if name not in (*BUILT, *OPTIONAL, "evaluate")}
+    own = [name for name, value in settings.items() if name not in hints and isinstance(value, dict)]
+    check_values({name: settings[name] for name in settings if name not in own}, hints, "", "a run")
     check_values(config["evaluate"], get_type_hints(Evaluate), "evaluate", "evaluate")
     for key, part in parts(config):
         check(part, key, extra=OURS.get(key))
@@ -130,11 +131,6 @@ def checked(config: Config) -> Config:
         in_range("trainer.devices", devices, -1, DEVICES)
     one_of("compile", config["compile"], (True, False, "auto"))
     return config
-
-
-def grouped(name: str, value: Any) -> bool:
-    """Whether a value at the top is options of a part, or a part that others refer to."""
-    return name in (*BUILT, *OPTIONAL, "evaluate") or (isinstance(value, dict) and "_target_" in value)
 
 
 def require_sweep(composed: DictConfig) -> None:

@@ -18,9 +18,7 @@ class Unheard(io.FileIO):
 
 def audible() -> None:
     """Make stdout and stderr such; what somebody else put in their place is left alone."""
-    while (
-        opened := os.open(os.devnull, os.O_RDWR)
-    ) < 3:  # one is closed: the next file to be opened would be in its place
+    while (opened := os.open(os.devnull, os.O_RDWR)) < 3:  # one is closed, and a file would be opened in its place
         os.set_inheritable(opened, True)
     os.close(opened)
     if sys.stdout is sys.__stdout__:
