@@ -34,7 +34,7 @@ def line(samples: int, each: Estimate) -> str:
     nll, ess = -each.log_p, each.ess
     return (
         f"k = {samples:,}: NLL at most {nll.mean():.2f} ± {nll.std() / len(nll) ** 0.5:.2f}, effective samples "
-        f"{ess.median():.1f} in the median image, less than {ess.quantile(0.05):.1f} in 5%"
+        f"{ess.median():.1f} in the median image, {ess.quantile(0.05):.2f} or fewer in 5%"
     )
 
 

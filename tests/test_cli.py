@@ -22,6 +22,7 @@ import variata
 from conftest import ROOT, environment, train_command
 from variata.cli.launch import clean_start
 from variata.cli.lock import alone
+from variata.cli.main import main
 from variata.core import VAE
 from variata.errors import Busy, DataError
 from variata.loading import open_data
@@ -111,6 +112,8 @@ def test_training_and_validation_are_recorded_by_update(finished):
     dimensions = sum(float(value) for name, value in val[-1].items() if name.startswith("val/kl_dim/0."))
     assert dimensions == pytest.approx(float(val[-1]["val/kl_rung_0"]), rel=1e-4)
     assert float(val[-1]["val/active_units"]) >= 0
+    (test,) = [row for row in rows if row["test/elbo"] or row["test/nll"]]
+    assert int(test["step"]) == 63 and test["test/elbo"] and test["test/nll"]
 
 
 def test_load_gives_the_model_back(finished):
@@ -562,6 +565,12 @@ def test_console_script_lists_its_commands_and_refuses_others():
     shown, refused = variata_command("--help"), variata_command("trian")
     assert shown.returncode == 0 and "schedules" in shown.stdout
     assert refused.returncode == 2 and "schedules" in refused.stderr and not refused.stdout
+
+
+@pytest.mark.parametrize("command", ["schedules", "bench"])
+def test_a_command_is_explained_and_not_run(command, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["variata", command, "--help"])
+    assert main() == 0 and capsys.readouterr().out.startswith(f"usage: variata {command}")
 
 
 def test_schedules_are_drawn():

@@ -179,6 +179,13 @@ def test_runs_are_paired_by_all_that_differs_within_their_groups(tmp_path):
     assert found.pairs == 4 and found.interval == pytest.approx(tuple(oracle))
 
 
+def test_a_difference_lies_within_its_interval_where_only_some_seeds_are_shared(tmp_path):
+    figures = {1: {1: 10.0, 2: -101.0, 3: -100.0}, 2: {2: -100.0, 3: -99.1, 4: -200.0}}
+    comparison = compare(read_below([figures_by_seed(tmp_path, figures, "val/elbo")]))
+    found = comparison.behind(comparison.groups[1])
+    assert found.pairs == 0 and found.interval[0] < found.gap < found.interval[1]
+
+
 def test_the_headline_says_what_a_difference_is_worth(tmp_path):
     def said(name, figures):
         return tables.headline(compare(read_below([figures_by_seed(tmp_path / name, figures, "val/elbo")])))

@@ -16,7 +16,7 @@ from variata import loggers, runs
 from variata.callbacks import Pictures
 from variata.cli.launch import arranged, folder, run_dir, told
 from variata.cli.settings import checked, require_sweep
-from variata.cli.train import processes
+from variata.cli.train import processes, require_ahead
 from variata.compare.read import read_text
 from variata.errors import ConfigError, Defect, OutOfMemory, RunError
 from variata.loading import load
@@ -57,6 +57,7 @@ def changed(**values):
         ({"evaluate": None}, "evaluate=None is no group of options"),
         ({"beta": 3}, "beta=3 builds nothing: beta takes a _target_"),
         ({"logger": {"project": "x"}}, "logger"),
+        ({"trainer__val_check_interval": 7}, "trainer.val_check_interval is none of your options"),
         ({"oddity": 1}, "oddity is no option of a run"),
         ({"oddity": {"_target_": "variata.schedules.Constant"}}, "oddity is a plain value"),
     ],
@@ -69,6 +70,13 @@ def test_values_out_of_their_range_are_refused_by_name(values, message):
 def test_the_configuration_they_are_made_from_is_accepted():
     assert checked(changed())["seed"] == 1
     assert checked(changed(oddity={"a": 1}))  # which others may refer to
+
+
+@pytest.mark.parametrize(("max_epochs", "max_steps"), [(2, -1), (None, 80), (-1, 0)])
+def test_a_run_does_not_go_on_to_an_end_it_has_passed(max_epochs, max_steps):
+    with pytest.raises(ConfigError, match="is less than the run has done"):
+        require_ahead({"max_epochs": max_epochs, "max_steps": max_steps}, {"epoch": 3, "step": 90})
+    require_ahead({"max_epochs": 3, "max_steps": 90}, {"epoch": 3, "step": 90})
 
 
 @pytest.mark.parametrize("jobs", ["abc", 0, 1.5, True])

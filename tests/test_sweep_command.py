@@ -364,6 +364,36 @@ def test_a_damaged_sweep_json_is_told(here, tmp_path, text):
     assert answer.code == 2 and "sweep.json is damaged" in answer.said
 
 
+HANDLER = "+hydra.job_logging.handlers.evil={class: subprocess.Popen, args: [touch,touched]}"
+
+
+@pytest.mark.parametrize(
+    ("place", "word"),
+    [
+        ("words", HANDLER),
+        ("words", "hydra.launcher.jobs={_target_: joblib.load, filename: touched}"),
+        ("words", "+hydra.callbacks.evil={_target_: joblib.load, filename: touched}"),
+        ("words", "+hydra.job.env_set.LD_PRELOAD=evil.so"),
+        ("arguments", HANDLER),
+        ("arguments", "hydra.launcher.jobs={_target_: joblib.load, filename: touched}"),
+        ("arguments", "jobs={_target_: joblib.load, filename: touched}"),
+        ("params", "hydra.launcher.jobs"),
+    ],
+)
+def test_a_sweep_json_does_not_choose_what_hydra_builds_or_calls(here, tmp_path, place, word):
+    here("-m", *SMALL, "seed=1,2")
+    folder = the_sweep(tmp_path)
+    shutil.rmtree(folder / "0")
+    saved = json.loads((folder / "sweep.json").read_text())
+    if place == "params":
+        saved["options"]["params"][word] = "{_target_: joblib.load, filename: touched}"
+    else:
+        (saved["origin"] if place == "words" else saved)[place].append(word)
+    (folder / "sweep.json").write_text(json.dumps(saved))
+    answer = here("-m", f"sweep.resume={folder}")
+    assert answer.code == 2 and not answer.begun and not (tmp_path / "touched").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -119,6 +119,7 @@ SLOTS = {
         given=(
             *("logger", "callbacks", "plugins", "default_root_dir", "model_registry"),
             *("num_sanity_val_steps", "enable_model_summary", "use_distributed_sampler"),
+            "val_check_interval",  # validations are at the ends of epochs, where a run can be gone on with
         ),
     ),
     "logger": Kind(Logger, factories="variata.loggers.", given=("run_dir", "config", "job"), partial=True),

@@ -248,16 +248,15 @@ class Training(pl.LightningModule):
             self.nll.update(importance_weighted(self.vae, x, self.samples, self.rows))
 
     def on_test_epoch_end(self) -> None:
-        self._log_bound("test")
-        self.log_dict({f"test/{name}": value for name, value in self.nll.compute().items()})
+        self._log_bound("test", {f"test/{name}": value for name, value in self.nll.compute().items()})
         self.nll.reset()
 
     def _seed_batch(self, batch_idx: int) -> None:
         # the same noise each time, whichever device draws it: differences are the model's
         seed(self.data.eval_seed, 1 + batch_idx * self.trainer.world_size + self.trainer.global_rank)
 
-    def _log_bound(self, stage: str) -> None:
-        values = {f"{stage}/{name}": value for name, value in self.bound.compute().items()}
+    def _log_bound(self, stage: str, more: Terms | None = None) -> None:
+        values = {f"{stage}/{name}": value for name, value in self.bound.compute().items()} | (more or {})
         with self.bound.sync_context():  # over all devices, as compute() is
             for rung, event in enumerate(self.bound.events):
                 if event.numel() <= DIMENSIONS and (kls := self.bound.kl(rung).flatten()).any():

@@ -20,10 +20,26 @@ commands:
   bench        compare the training loop with hand-written ones, and measure start-up and memory
 """
 
+OPTIONLESS = {  # commands that do not read options by themselves
+    "schedules": """usage: variata schedules [KEY=VALUE ...]
+
+Draw beta and the learning rate over training, as train.py would take them with the same words:
+variata schedules beta=cyclical beta.cycles=8 scheduler=warmup
+""",
+    "bench": """usage: variata bench
+
+Time the training loop beside hand-written ones, the start and the memory of a run; on two cores about ten minutes.
+Writes outputs/bench.json.
+""",
+}
+
 
 def main() -> int:
     """Hand the rest of the command line to the command."""
     command, sys.argv[1:] = (sys.argv[1] if len(sys.argv) > 1 else "--help"), sys.argv[2:]
+    if command in OPTIONLESS and {"-h", "--help"} & set(sys.argv[1:]):
+        sys.stdout.write(OPTIONLESS[command])
+        return 0
     if command == "train":
         from variata.cli.launch import main as run
     elif command in ("reconstruct", "sample", "interpolate", "traverse", "attributes"):

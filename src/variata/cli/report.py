@@ -68,7 +68,7 @@ def results_table(folder: Path, results: dict[str, Any]) -> None:
 def effective(results: dict[str, Any]) -> str:
     """How many samples the NLL rests on, and what to do where they are few."""
     median, low = results["test/nll_ess"], results["test/nll_ess_5"]
-    words = f"{median:.1f} of {results['test/nll_samples']:,} in the median image, less than {low:.1f} in 5%"
+    words = f"{median:.1f} of {results['test/nll_samples']:,} in the median image, {low:.2f} or fewer in 5%"
     few = "; so few that the NLL is well above the true one: raise evaluate.samples" if median < runs.LOW_ESS else ""
     return words + few
 

@@ -124,6 +124,7 @@ class Run:
         earlier: dict[str, Any] = {}
         if config["resume"]:  # a damaged checkpoint is told before anything is changed
             self.resume, earlier = checkpoints.newest(self.best.parent)
+            require_ahead(config["trainer"], earlier)
         torch.compiler.reset()  # jobs of a multirun may share the process
         pl.seed_everything(config["seed"], verbose=False)
         self.data = loading.data_of(config)
@@ -286,6 +287,16 @@ def pruning(trial: dict[str, Any] | None) -> "Pruning | None":
     from variata.sweeps.pruning import Pruning
 
     return Pruning(**trial)
+
+
+def require_ahead(options: dict[str, Any], earlier: dict[str, Any]) -> None:
+    """Refuse to go on to an end that has been passed."""
+    for name, done in (("max_epochs", earlier["epoch"]), ("max_steps", earlier["step"])):
+        if options[name] is not None and 0 <= options[name] < done:
+            raise ConfigError(
+                f"trainer.{name}={options[name]} is less than the run has done, {done}. Give {done} or more, or begin "
+                "another run."
+            )
 
 
 def require_batches(options: dict[str, Any], data: ImageDataModule) -> None:

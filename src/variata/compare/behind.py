@@ -36,7 +36,8 @@ def behind(best: Group, group: Group, metric: Metric, within: Sequence[str]) -> 
     """How far a group is behind the best; None where one of them has no figure to compare.
 
     Runs of equal seed share data order, noise and first weights, so the difference within such pairs varies less than
-    the runs do. Where two or more are there the interval is theirs, else that of independent runs.
+    the runs do. Where both groups are of the same two or more seeds the interval is that of their pairs, else that of
+    independent runs; either way it is around the difference of the means.
 
     Args:
         best: The group it is compared with.
@@ -49,13 +50,14 @@ def behind(best: Group, group: Group, metric: Metric, within: Sequence[str]) -> 
         return None
     sign = 1 if metric.up else -1
     pairs = paired(best, group, metric, within)
-    if len(pairs) < FEWEST:
-        difference = welch([sign * v for v in best.figures(metric)], [sign * v for v in group.figures(metric)])
-    else:
+    matched = len(pairs) >= FEWEST and len(pairs) == first.n == second.n
+    if matched:
         difference = summarise([sign * (a - b) for a, b in pairs])
+    else:
+        difference = welch([sign * v for v in best.figures(metric)], [sign * v for v in group.figures(metric)])
     half, middle = difference.half, difference.mean
     interval = None if half is None else (middle - half, middle + half)
-    return Behind(sign * (first.mean - second.mean), interval, len(pairs) if len(pairs) >= FEWEST else 0)
+    return Behind(sign * (first.mean - second.mean), interval, len(pairs) if matched else 0)
 
 
 def paired(first: Group, second: Group, metric: Metric, within: Sequence[str]) -> list[tuple[float, float]]:

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import HydraContext, RunMode
@@ -20,6 +21,8 @@ from variata.sweeps.origin import Origin, latest, words_of
 
 OF_SWEEPS = ("sweep", "jobs")  # words of the command line that are not the jobs'
 MAY_CHANGE = ("sweep.trials", "sweep.report")  # when resuming
+CODE = ("launcher", "sweeper", "callbacks", "job_logging", "hydra_logging", "job.env_set", "job.env_copy")
+# of Hydra's configuration: what it builds and calls, which a file does not choose
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,10 @@ class Request:
         try:
             values = json.loads((folder / "sweep.json").read_text())
             arguments, origin = [str(word) for word in [*values["arguments"]]], Origin.load(values["origin"])
-            return cls(arguments, options(OmegaConf.create(values["options"])), origin)
+            chosen = options(OmegaConf.create(values["options"]))
+            if any(word.lstrip("+~").startswith("hydra") for word in [*arguments, *chosen.params]):
+                raise ValueError("words of Hydra's are among those of the jobs")
+            return cls(arguments, chosen, origin)
         except OSError as error:
             raise RunError(f"sweep.resume={folder} is no directory of a sweep: it has no sweep.json.") from error
         except (ValueError, KeyError, TypeError, RecursionError, OmegaConfBaseException, UserError) as error:
@@ -145,7 +151,21 @@ def recomposed(context: HydraContext, config: DictConfig, request: Request, fold
     # places the primary configuration names are in the loader already, from wherever the sweep is resumed
     hydra = latest([*request.origin.words, *now, f"hydra.sweep.dir={quoted(folder)}", "hydra.searchpath=[]"])
     words = [*hydra, *request.arguments, *ours]
-    return context.config_loader.load_configuration(request.origin.primary, words, RunMode.MULTIRUN)
+    composed = context.config_loader.load_configuration(request.origin.primary, words, RunMode.MULTIRUN)
+    require_jobs(composed)
+    for part in CODE:
+        if plain_part(composed, part) != plain_part(config, part):
+            raise ConfigError(
+                f"{folder / 'sweep.json'} asks for another hydra.{part} than this command, and a file does not choose "
+                "what Hydra builds or calls. If the sweep is yours, say it again on the command line."
+            )
+    return composed
+
+
+def plain_part(config: DictConfig, part: str) -> Any:
+    """A part of Hydra's configuration as it was written."""
+    node = OmegaConf.select(config, f"hydra.{part}")
+    return OmegaConf.to_container(node, resolve=False) if OmegaConf.is_config(node) else node
 
 
 def quoted(path: Path) -> str:
