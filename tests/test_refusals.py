@@ -14,13 +14,16 @@ from omegaconf import OmegaConf
 from conftest import ROOT
 from variata import loggers, runs
 from variata.callbacks import Pictures
+from variata.cli import quality, toolbox
 from variata.cli.launch import arranged, folder, run_dir, told
+from variata.cli.lock import alone
 from variata.cli.settings import checked, require_sweep
 from variata.cli.train import processes, require_ahead
 from variata.compare.read import read_text
 from variata.errors import ConfigError, Defect, OutOfMemory, RunError
 from variata.loading import load
 from variata.sweeps.jobs import cores
+from variata.sweeps.sweep import require_own
 
 CONFIG = yaml.safe_load((ROOT / "tests" / "run.yaml").read_text())
 GONE = object()
@@ -204,6 +207,87 @@ def test_what_is_no_file_in_a_files_place_is_told(run, name, kind):
         run_dir("outputs", "digits", "mlp_vae", str(run))  # before Hydra writes into train.log
 
 
+def snapshot(folder):
+    return {path: path.is_file() and path.read_text() for path in folder.rglob("*")}
+
+
+@pytest.fixture
+def victim(tmp_path):
+    folder = tmp_path / "victim"
+    for name in runs.WRITTEN:
+        path = folder / name
+        if name in runs.FOLDERS:
+            path.mkdir(parents=True, exist_ok=True)
+            (path / "notes.tmp").write_text("mine")
+        else:
+            path.write_text("mine")
+    return folder
+
+
+def linked(run, name, target):
+    """A run in which something is a link."""
+    path = run / name
+    path.parent.mkdir(exist_ok=True)
+    path.unlink(missing_ok=True)
+    path.symlink_to(target)
+    return str(path)
+
+
+@pytest.mark.parametrize("name", runs.WRITTEN)
+def test_what_leads_out_of_a_run_is_not_written(run, victim, name):
+    (victim / "config.yaml").write_text((run / "config.yaml").read_text())
+    before, path = snapshot(victim), linked(run, name, victim / name)
+    with pytest.raises(RunError, match=f"{path} leads out of the directory"):
+        run_dir("outputs", "digits", "mlp_vae", str(run))
+    with pytest.raises(RunError, match=f"{path} leads out of the directory"), alone(run):
+        pass
+    assert snapshot(victim) == before
+
+
+@pytest.mark.parametrize("name", [".lock", "quality.json", "images"])
+def test_what_is_not_there_yet_is_not_made_elsewhere(run, tmp_path, name):
+    linked(run, name, tmp_path / "elsewhere")
+    with pytest.raises(RunError, match=r"leads out of the directory|leads nowhere"):
+        run_dir("outputs", "digits", "mlp_vae", str(run))
+    assert not (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.parametrize("command", ["sample", "reconstruct", "attributes"])
+@pytest.mark.parametrize("name", ["images", "attributes.json"])
+def test_pictures_are_not_drawn_where_a_link_leads(run, victim, command, name):
+    before, path = snapshot(victim), linked(run, name, victim / name)
+    words = [str(run), *(["--attribute=x"] if command == "attributes" else [])]
+    with pytest.raises(RunError, match=f"{path} leads out"):
+        toolbox.execute(command, toolbox.parser(command).parse_args(words))
+    assert snapshot(victim) == before
+
+
+def test_figures_of_pictures_are_not_written_where_a_link_leads(run, victim):
+    path = linked(run, "quality.json", victim / "quality.json")
+    with pytest.raises(RunError, match=f"{path} leads out"):
+        quality.quality(quality.parser().parse_args([str(run)]))
+
+
+@pytest.mark.parametrize("name", ["0", ".jobs", ".lock", "sweep.json", "study.db", "1/output.log", "1/train.log"])
+def test_a_sweep_writes_nothing_where_a_link_leads(tmp_path, victim, name):
+    (tmp_path / "sweep" / "1").mkdir(parents=True)
+    path = linked(tmp_path / "sweep", name, victim)
+    with pytest.raises(RunError, match=f"{path} leads out"):
+        require_own(tmp_path / "sweep")
+
+
+def test_a_run_on_another_disk_is_gone_on_with(run, tmp_path):
+    (tmp_path / "link").symlink_to(run)
+    (tmp_path / "outputs").symlink_to(tmp_path)
+    linked(run, "images", "checkpoints")  # within the run
+    (run / "checkpoints").mkdir()
+    for place in (tmp_path / "link", tmp_path / "outputs" / "run"):
+        assert run_dir("outputs", "digits", "mlp_vae", str(place)) == str(place)
+        with alone(place):
+            pass
+        require_own(tmp_path / "outputs")
+
+
 def test_a_pipe_is_not_waited_for_by_what_lists_runs(run):
     os.mkfifo(run / "results.json")
     with pytest.raises(RunError, match=r"results\.json is no file"):
@@ -218,7 +302,17 @@ def test_a_failure_is_marked_over_damaged_results(run, words):
     assert (results["status"], results["error"], results["seed"]) == ("failed", "lost", 1)
 
 
-@pytest.mark.parametrize("words", ["", "[]", "{}", '{"id": 1}', "[" * 100_000])
+@pytest.mark.parametrize(
+    "words",
+    [
+        *("", "[]", "null", "{}", '{"id": 1}', "[" * 100_000),
+        *('{"id": "a", "mode": "online"}', '{"id": "a", "save_code": true}', '{"id": "a", "oddity": 1}'),
+        *('{"id": "a", "dir": "/"}', '{"id": "a", "config": {}}', '{"id": "a", "settings": {}}'),
+        *('{"id": "a", "tags": 5}', '{"id": "a", "tags": [5]}', '{"id": "a", "taken": 5}', '{"id": "a", "sweep": 5}'),
+        *('{"id": "a", "name": [1]}', '{"id": "a", "group": {}}', '{"id": "a", "entity": "b", "project": "c"}'),
+        *('{"id": "a", "sweep": "b"}', '{"id": "a", "sweep": "b", "entity": 1, "project": "c"}'),
+    ],
+)
 def test_a_damaged_identity_is_told(tmp_path, words):
     (tmp_path / "identity.json").write_text(words)
     with pytest.raises(RunError, match=r"identity\.json is damaged"):

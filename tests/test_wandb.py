@@ -397,6 +397,16 @@ def test_how_a_run_ended_is_its_exit_code(logged, status, code):
     assert kept["run"].display_name == kept["run"].run_id == "data-model-run"
 
 
+def test_an_identity_says_where_a_run_of_a_sweep_goes_on_and_that_is_told(tmp_path, caplog):
+    path, place = tmp_path / "identity.json", {"sweep": "s1", "project": "elsewhere", "entity": "us"}
+    identity = {"id": "a", "name": "b", "group": None, "tags": ["c"], "taken": ["model"]}
+    path.write_text(json.dumps(identity))
+    assert loggers._remembered(path) == identity and not caplog.text
+    path.write_text(json.dumps({**identity, **place}))
+    assert loggers._remembered(path) == {**identity, **place}
+    assert f"sweep s1 of us/elsewhere, as {path} says" in caplog.text
+
+
 def test_while_a_run_goes_on_its_best_values_are_its_summary(logged):
     kept = logged("failed", [{"val/elbo": value, "test/nll": -value, "val/rate": -value} for value in (-3, -1, -2)])
     assert kept["summary"]["val/elbo"] == {"max": -1} and kept["summary"]["test/nll"] == {"min": 1}

@@ -26,6 +26,7 @@ Mode = Literal["online", "offline", "disabled"]
 STEP = "trainer/global_step"  # in optimizer updates
 IDENTITY = Path("wandb") / "identity.json"  # of the W&B run, in the run directory
 PLACES = ("outputs", "resume", "debug", "data.root", "data.cache")  # overrides that do not tell runs apart
+PLACE = ("project", "entity")  # of a W&B run, in its identity only where an agent chose it
 TAG, NAME = 64, 128  # characters that W&B takes
 
 
@@ -235,14 +236,35 @@ def _identity(run_dir: Path, group: str | None, title: str) -> dict[str, Any]:
 
 
 def _remembered(path: Path) -> dict[str, Any]:
-    """What `_remember` wrote."""
+    """What `_remember` wrote, and nothing else: what `wandb.init` is told besides is for whoever resumes to say.
+
+    Where the run is of a sweep, the file says to whom its figures are sent; that is told.
+    """
     try:
         identity = json.loads(path.read_text())
-        if not isinstance(identity["id"], str):
-            raise TypeError("id is no text")
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        _require_identity(identity)
+    except (ValueError, TypeError, RecursionError) as error:
         raise RunError(f"{path} is damaged ({error}). Delete it to go on in another W&B run.") from error
+    if "sweep" in identity:
+        place = "/".join(identity[name] or "" for name in PLACE[::-1])
+        log.warning("The run goes on in W&B's sweep %s of %s, as %s says.", identity["sweep"], place, path)
     return identity
+
+
+def _require_identity(identity: Any) -> None:
+    """Refuse what `_remember` does not write, with a TypeError that says what it is."""
+    if not isinstance(identity, dict):
+        raise TypeError("it is no object")
+    place = {"sweep": str, **dict.fromkeys(PLACE, str | None)}
+    kinds = {"id": str, "name": str, "group": str | None, "tags": list, "taken": list, **place}
+    if unknown := identity.keys() - kinds.keys():
+        raise TypeError(f"{min(unknown)[:40]!r} does not belong there")
+    if missing := {"id", *(place if identity.keys() & place.keys() else ())} - identity.keys():
+        raise TypeError(f"it has no {min(missing)}")
+    for key, value in identity.items():
+        texts = not isinstance(value, list) or all(isinstance(item, str) for item in value)
+        if not isinstance(value, kinds[key]) or not texts:
+            raise TypeError(f"{key} has the wrong type")
 
 
 def _remember(run: Any, run_dir: Path, identity: dict[str, Any]) -> None:

@@ -40,6 +40,7 @@ FILES = (
     *("checkpoints/last.ckpt", "checkpoints/best.ckpt", "wandb/identity.json"),
 )
 FOLDERS = ("checkpoints", "images", "wandb")
+WRITTEN = (*FOLDERS, *FILES, ".lock", ".lock.0", ".stop", "output.log", "quality.json", "attributes.json")
 
 
 def require_whole(run: Path) -> None:
@@ -55,6 +56,27 @@ def require_whole(run: Path) -> None:
         if (path.is_symlink() or path.exists()) and not (path.is_dir() if name in FOLDERS else path.is_file()):
             what = "a link that leads nowhere" if path.is_symlink() and not path.exists() else f"no {kind}"
             raise RunError(f"{path} is {what}. Put the run's {kind} back, or remove it to go on without.")
+
+
+def require_own(folder: Path, names: Iterable[str] = WRITTEN) -> None:
+    """Refuse a directory whose files or folders are links that lead out of it, before anything is written there.
+
+    Whoever made it would choose what is changed or deleted. The directory itself may be a link, or lie below one.
+
+    Args:
+        folder: A run directory, or that of a sweep.
+        names: Of what is written in it.
+
+    Raises:
+        RunError: Names the first.
+    """
+    home = Path(os.path.realpath(folder))
+    for path in (folder / name for name in names):
+        if not (target := Path(os.path.realpath(path))).is_relative_to(home):
+            raise RunError(
+                f"{path} leads out of the directory, to {target}, and would be written there. Put what it leads to in "
+                "its place, or remove the link; the directory as a whole may lie elsewhere."
+            )
 
 
 def read_config(run: Path) -> Config:

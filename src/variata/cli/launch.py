@@ -64,7 +64,8 @@ def run_dir(outputs: str, data: str, model: str, resume: str | None) -> str:
     if resume is not None:
         if not isinstance(resume, str) or not (Path(resume) / "config.yaml").is_file():
             raise RunError(f"resume={resume} is no run directory: it has no config.yaml. Give the path of a run.")
-        runs.require_whole(Path(resume))  # before anything is written into train.log
+        runs.require_whole(Path(resume))
+        runs.require_own(Path(resume))  # before anything is written into train.log
         return resume
     for group, option in (("data", data), ("model", model)):
         if ".." in Path(option).parts or Path(option).is_absolute():

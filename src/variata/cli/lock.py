@@ -6,6 +6,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from variata import runs
 from variata.errors import Busy
 
 COMMAND = ".lock"  # held by the process that leads
@@ -24,7 +25,9 @@ def alone(folder: Path, patience: float = 0.0, name: str = COMMAND) -> Iterator[
 
     Raises:
         Busy: One is there.
+        RunError: What would be written leads out of the folder, see `runs.require_own`.
     """
+    runs.require_own(folder)
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / name)
     try:

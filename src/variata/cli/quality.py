@@ -49,6 +49,7 @@ def quality(options: argparse.Namespace) -> None:
     from variata import loading, runs  # after what is quickly refused
     from variata.cli.report import quality_rows, show
 
+    runs.require_own(options.run, ["quality.json"])
     place = device(options.device)
     config, vae = runs.read_config(options.run), loading.load(options.run)
     data = loading.open_data(options.run, options.data_root, options.data_cache)

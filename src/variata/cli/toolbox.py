@@ -41,6 +41,8 @@ def execute(command: str, arguments: Namespace) -> None:
     for name, (least, most) in RANGES.items():
         if not least <= (value := getattr(arguments, name, least)) <= most:
             raise ConfigError(f"--{name} is a number from {least} to {most}, got {value}.")
+    if arguments.out is None:
+        runs.require_own(arguments.run, ("images", "attributes.json"))
     vae = loading.load(arguments.run).to(device(arguments.device))
     with torch.no_grad(), pictures.noise(arguments.seed):
         paths = COMMANDS[command](vae, arguments)

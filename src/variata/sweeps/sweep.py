@@ -23,6 +23,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
+from variata import runs
 from variata.cli.crew import crew
 from variata.cli.job import Job
 from variata.cli.launch import mendable
@@ -38,6 +39,8 @@ from variata.sweeps.space import Space
 BASIC = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 SLURM = "hydra_plugins.variata_plugins.SubmititSlurm"
 REFUSALS = (UserError, HydraException, OmegaConfBaseException)  # of what cannot be composed
+
+WRITTEN = (".jobs", ".lock", "best.yaml", "report.html", "study.db", "sweep.json")
 
 Make = Callable[[list[str], int], Job]
 Ended = Callable[[int, list[str]], None]
@@ -59,6 +62,7 @@ def sweep(context: HydraContext, task: TaskFunction, config: DictConfig, argumen
     launcher = launcher_of(context, task, config, request.options)
     tried = space.read(request.options.params, request.arguments)
     make: Make = partial(compose, context, config)
+    require_own(folder)
     with ended_by_signals(again), alone(folder):
         source = source_of(request.options, tried, folder, config.jobs)
         check(tried, request.options, make)
@@ -181,6 +185,18 @@ def consecutive(points: Iterator[Point]) -> Iterator[list[Point]]:
         batch.append(point)
     if batch:
         yield batch
+
+
+def require_own(folder: Path) -> None:
+    """Refuse the directory of a sweep that would have it, or one of its jobs, write elsewhere.
+
+    Raises:
+        RunError: Names the first link that leads out, see `runs.require_own`.
+    """
+    jobs = [path.name for path in folder.iterdir() if path.name.isdigit()] if folder.is_dir() else []
+    runs.require_own(folder, (*WRITTEN, *jobs))
+    for name in jobs:
+        runs.require_own(folder / name)
 
 
 @contextmanager
