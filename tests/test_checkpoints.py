@@ -6,6 +6,7 @@ import logging
 import random
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -15,15 +16,16 @@ from contextlib import suppress
 import lightning.pytorch as pl
 import pytest
 import torch
+from lightning.pytorch.callbacks import EarlyStopping
 
 from conftest import ROOT, environment
-from test_training import Records, run, weights
+from test_training import Records, rows, run, weights
 from variata import checkpoints, durable, runs
-from variata.callbacks import EMA, Best, Last
+from variata.callbacks import EMA, Best, EarlyStops, Last
 from variata.cli.job import Job
 from variata.cli.settings import resumed
 from variata.cli.train import full_disk_told
-from variata.errors import DiskFull, RunError
+from variata.errors import DiskFull, Interrupted, RunError
 from variata.loggers import CSV
 
 
@@ -199,6 +201,89 @@ def test_a_run_without_last_ckpt_is_not_begun_again_in_silence(tmp_path):
     runs.write_config(tmp_path, {"data": node, "model": node}, ["resume=x", "seed=2"])
     with pytest.raises(RunError, match=r"`cp .*best\.ckpt .*last\.ckpt` goes on.*'seed=1 2'` starts anew"):
         resumed(tmp_path, [])
+
+
+# --- early stops ------------------------------------------------------------------------------------------------------
+
+
+class Asks(pl.Callback):
+    """Asks to stop as a validation ends, by a signal or by a kill between best.ckpt and last.ckpt."""
+
+    def __init__(self, validation, how, last):
+        self.left, self.how, self.last = validation, how, last
+
+    def on_validation_end(self, *args):
+        self.left -= 1
+        if self.left == 0 and self.how == "signal":
+            self.last.signum = signal.SIGTERM
+
+    def on_train_epoch_end(self, *args):
+        if self.left == 0 and self.how == "kill":
+            raise Killed
+
+
+def impatient(folder, log, validation=0, how="", patience=2, ema=False, ckpt=None, **judged):
+    """Training of 13 updates an epoch in which no validation but the first counts as better."""
+    last = Last(folder)
+    judge = EarlyStopping("val/elbo", mode="max", min_delta=1e9, patience=patience, **judged)
+    average = [EMA(decay=0.9)] if ema else []
+    chosen = [Asks(validation, how, last), judge, *average, EarlyStops(), last, Best(folder)]
+    return run(folder, updates_per_call=4, epochs=6, log_every=7, callbacks=chosen, logger=log, ckpt=ckpt)
+
+
+def resumed_from(folder):
+    path, earlier = checkpoints.newest(folder)
+    return path, CSV(folder / "metrics.csv", until=earlier["step"])
+
+
+def test_last_ckpt_is_of_the_last_update_before_an_early_stop(tmp_path):
+    assert impatient(tmp_path, CSV(tmp_path / "metrics.csv")).step == 3 * 13
+    last = checkpoints.read(tmp_path / "last.ckpt")
+    assert last["variata"]["step"] == 3 * 13
+    (state,) = (state for key, state in last["callbacks"].items() if key.startswith("EarlyStopping"))
+    assert state["wait_count"] == 2
+
+
+@pytest.mark.parametrize("ema", [False, True], ids=["plain", "ema"])
+@pytest.mark.parametrize("how", ["signal", "kill"])
+@pytest.mark.parametrize("validation", [1, 2, 3])
+def test_training_stops_as_early_as_if_it_had_not_been_ended_after_a_validation(tmp_path, validation, how, ema):
+    whole, ended = tmp_path / "whole", tmp_path / "ended"
+    expected = impatient(whole, CSV(whole / "metrics.csv"), ema=ema)
+    with pytest.raises(Interrupted if how == "signal" else Killed):
+        impatient(ended, CSV(ended / "metrics.csv"), validation, how, ema=ema)
+    path, log = resumed_from(ended)
+    assert path.name == ("last.ckpt" if how == "signal" else "best.ckpt")
+    found = impatient(ended, log, ema=ema, ckpt=path)
+    assert found.step == expected.step == 3 * 13
+    assert torch.equal(weights(found), weights(expected))
+    assert rows(CSV(ended / "metrics.csv")) == rows(CSV(whole / "metrics.csv"))
+    for name in ("last.ckpt", "best.ckpt"):
+        one, other = (checkpoints.read(folder / name) for folder in (whole, ended))
+        assert one["variata"]["step"] == other["variata"]["step"] == 3 * 13
+        assert all(torch.equal(value, other["state_dict"][key]) for key, value in one["state_dict"].items())
+
+
+@pytest.mark.parametrize("judged", [{}, {"stopping_threshold": -1e9, "check_on_train_epoch_end": True}])
+def test_a_run_that_stopped_early_has_nothing_to_go_on_with(tmp_path, judged):
+    ended = impatient(tmp_path, CSV(tmp_path / "metrics.csv"), **judged)
+    assert ended.step == (13 if judged else 3 * 13)
+    before = rows(CSV(tmp_path / "metrics.csv"))
+    for _ in range(2):
+        path, log = resumed_from(tmp_path)
+        again = impatient(tmp_path, log, ckpt=path, **judged)
+        assert again.step == ended.step and torch.equal(weights(again), weights(ended))
+        assert rows(CSV(tmp_path / "metrics.csv")) == before
+
+
+def test_more_patience_goes_on_after_an_early_stop(tmp_path):
+    whole, longer = tmp_path / "whole", tmp_path / "longer"
+    expected = impatient(whole, CSV(whole / "metrics.csv"), patience=4)
+    impatient(longer, CSV(longer / "metrics.csv"), patience=2)
+    path, log = resumed_from(longer)
+    found = impatient(longer, log, patience=4, ckpt=path)
+    assert found.step == expected.step == 5 * 13 and torch.equal(weights(found), weights(expected))
+    assert rows(CSV(longer / "metrics.csv")) == rows(CSV(whole / "metrics.csv"))
 
 
 # --- metrics.csv ------------------------------------------------------------------------------------------------------

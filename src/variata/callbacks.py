@@ -1,4 +1,4 @@
-"""Callbacks: progress, pictures, the last checkpoint, moving averages of the weights."""
+"""Callbacks: progress, pictures, checkpoints, early stops, moving averages of the weights."""
 
 import math
 import sys
@@ -9,7 +9,8 @@ from typing import Any, cast
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar, WeightAveraging
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, TQDMProgressBar, WeightAveraging
+from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
@@ -74,6 +75,44 @@ class Progress(TQDMProgressBar):
         if (best := trainer.callback_metrics.get("val/elbo")) is not None:
             shown["val/elbo"] = f"{best:.2f}"
         return shown
+
+
+class EarlyStops(Callback):
+    """Has each `EarlyStopping` judge when a validation ends, and training resumed after its verdict keep to it.
+
+    So `best.ckpt` and `last.ckpt`, written after it, know of every validation counted; Lightning would judge after
+    them. Its place is before `Last`. The patience is the configuration's, not the checkpoint's.
+    """
+
+    def setup(self, trainer: pl.Trainer, pl_module: Training, stage: str) -> None:
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        self.judges = [callback for callback in callbacks if isinstance(callback, EarlyStopping)]
+        self.patience = [judge.patience for judge in self.judges]
+        for judge in self.judges:
+            judge._check_on_train_epoch_end = False
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: Training) -> None:
+        for judge, patience in zip(self.judges, self.patience, strict=True):
+            judge.patience = patience
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Training) -> None:
+        loop = trainer.fit_loop
+        # after best.ckpt an epoch is left to be ended, without another update, and last.ckpt to be written
+        if not (loop.restarted_mid_epoch and loop.epoch_loop.batch_progress.is_last_batch):
+            self._keep_to_it(trainer)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Training) -> None:
+        self._keep_to_it(trainer)
+
+    def _keep_to_it(self, trainer: pl.Trainer) -> None:
+        trainer.should_stop = trainer.should_stop or any(map(_decided, self.judges))
+
+
+def _decided(judge: EarlyStopping) -> bool:
+    """Whether it ended training; of patience that has grown since, it did not."""
+    if judge.stopping_reason == EarlyStoppingReason.PATIENCE_EXHAUSTED:
+        return judge.wait_count >= judge.patience
+    return judge.stopping_reason != EarlyStoppingReason.NOT_STOPPED
 
 
 class Last(Callback):

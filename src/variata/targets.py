@@ -128,7 +128,7 @@ SLOTS = {
     "callbacks.*": Kind(
         Callback,
         others=named(callbacks, EarlyStopping, Timer),
-        excluded=("variata.callbacks.Progress", "variata.callbacks.Last", "variata.callbacks.Best"),
+        excluded=tuple(f"variata.callbacks.{name}" for name in ("Progress", "EarlyStops", "Last", "Best")),
     ),
 }
 

@@ -17,7 +17,7 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from omegaconf import DictConfig
 
 from variata import checkpoints, durable, loading, runs
-from variata.callbacks import EMA, Best, Last, Pictures, Progress
+from variata.callbacks import EMA, Best, EarlyStops, Last, Pictures, Progress
 from variata.cli.crew import crew, torchrun
 from variata.cli.job import Job, composed_job
 from variata.cli.quality import judge, require_pictures
@@ -144,7 +144,7 @@ class Run:
             options,
             "trainer",
             logger=False,
-            callbacks=[Progress(), *chosen, self.last, Best(folder / "checkpoints")],
+            callbacks=[Progress(), *chosen, EarlyStops(), self.last, Best(folder / "checkpoints")],
             plugins=checkpoints.Files(),
             default_root_dir=folder,
             num_sanity_val_steps=0,
