@@ -125,7 +125,7 @@ def test_a_multirun_on_two_devices_is_one_tree_and_one_voice(multirun):
 
 
 def test_a_multirun_under_torchrun_is_one_tree_and_goes_on_after_an_error_all_meet(tmp_path):
-    job = ["trainer.devices=2", "likelihood=gaussian,bernoulli,gaussian"]
+    job = ["trainer.devices=2", "likelihood=gaussian,bernoulli,laplace"]
     answer = start(tmp_path, TORCHRUN, "-m", *QUICK, *job)
     assert answer.code != 0 and answer.err.count("variata:") == 2  # the job's, and the sweep's
     assert "is no density of real data" in answer.said

@@ -316,7 +316,7 @@ def test_a_failure_is_marked_over_damaged_results(run, words):
 def test_a_damaged_identity_is_told(tmp_path, words):
     (tmp_path / "identity.json").write_text(words)
     with pytest.raises(RunError, match=r"identity\.json is damaged"):
-        loggers._remembered(tmp_path / "identity.json")
+        loggers.remembered(tmp_path / "identity.json")
 
 
 @pytest.mark.parametrize("rows", ["1,x\n", "1,\x00\n", "x,1\n", "1,1,1\n"])

@@ -398,12 +398,13 @@ def test_how_a_run_ended_is_its_exit_code(logged, status, code):
 
 
 def test_an_identity_says_where_a_run_of_a_sweep_goes_on_and_that_is_told(tmp_path, caplog):
-    path, place = tmp_path / "identity.json", {"sweep": "s1", "project": "elsewhere", "entity": "us"}
+    path, place = tmp_path / loggers.IDENTITY, {"sweep": "s1", "project": "elsewhere", "entity": "us"}
+    path.parent.mkdir()
     identity = {"id": "a", "name": "b", "group": None, "tags": ["c"], "taken": ["model"]}
     path.write_text(json.dumps(identity))
-    assert loggers._remembered(path) == identity and not caplog.text
+    assert loggers._identity(tmp_path, None, "title") == identity and not caplog.text
     path.write_text(json.dumps({**identity, **place}))
-    assert loggers._remembered(path) == {**identity, **place}
+    assert loggers._identity(tmp_path, None, "title") == {**identity, **place}
     assert f"sweep s1 of us/elsewhere, as {path} says" in caplog.text
 
 

@@ -226,28 +226,33 @@ def _agent() -> str | None:
 
 
 def _identity(run_dir: Path, group: str | None, title: str) -> dict[str, Any]:
-    """Arguments of `wandb.init` that say which run this is, from an agent, from an earlier start, or new."""
+    """Arguments of `wandb.init` that say which run this is, from an agent, from an earlier start, or new.
+
+    Where the run is of a sweep, its file says to whom figures are sent; that is told.
+    """
     label, path = "-".join(run_dir.parts[-2:]), run_dir / IDENTITY
     if sweep := _agent():  # id, project and entity are the agent's, and W&B ignores others
         return {"name": title, "group": os.environ.get("WANDB_RUN_GROUP", sweep)}
     if path.is_file():
-        return _remembered(path)
+        identity = remembered(path)
+        if "sweep" in identity:
+            place = "/".join(identity[name] or "" for name in PLACE[::-1])
+            log.warning("The run goes on in W&B's sweep %s of %s, as %s says.", identity["sweep"], place, path)
+        return identity
     return {"id": label[-64:], "name": title if group else label, "group": group}
 
 
-def _remembered(path: Path) -> dict[str, Any]:
+def remembered(path: Path) -> dict[str, Any]:
     """What `_remember` wrote, and nothing else: what `wandb.init` is told besides is for whoever resumes to say.
 
-    Where the run is of a sweep, the file says to whom its figures are sent; that is told.
+    Raises:
+        RunError: The file holds something else.
     """
     try:
         identity = json.loads(path.read_text())
         _require_identity(identity)
     except (ValueError, TypeError, RecursionError) as error:
         raise RunError(f"{path} is damaged ({error}). Delete it to go on in another W&B run.") from error
-    if "sweep" in identity:
-        place = "/".join(identity[name] or "" for name in PLACE[::-1])
-        log.warning("The run goes on in W&B's sweep %s of %s, as %s says.", identity["sweep"], place, path)
     return identity
 
 

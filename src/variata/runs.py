@@ -147,7 +147,7 @@ def write_config(run: Path, config: Config, overrides: list[str]) -> None:
     """config.yaml, and the overrides of this command at the end of overrides.txt; secrets stand in neither."""
     write(run / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(public(config))))
     path = run / "overrides.txt"
-    earlier = path.read_text() if path.is_file() else ""  # a resumed run adds its own
+    earlier = path.read_text(errors="replace") if path.is_file() else ""  # a resumed run adds its own
     write(path, earlier + "".join(f"{line}\n" for line in public_words(overrides)))
 
 

@@ -29,7 +29,7 @@ from variata.data.module import ImageDataModule
 from variata.decoders import Decoder
 from variata.errors import ConfigError, DiskFull, Diverged, Interrupted, UserError
 from variata.likelihoods import Likelihood
-from variata.loggers import CSV, finish
+from variata.loggers import CSV, IDENTITY, finish, remembered
 from variata.runs import Config
 from variata.sweeps.jobs import cores
 from variata.targets import build, constructing
@@ -125,6 +125,8 @@ class Run:
         if config["resume"]:  # a damaged checkpoint is told before anything is changed
             self.resume, earlier = checkpoints.newest(self.best.parent)
             require_ahead(config["trainer"], earlier)
+            if config["logger"] and (folder / IDENTITY).is_file():
+                remembered(folder / IDENTITY)
         torch.compiler.reset()  # jobs of a multirun may share the process
         pl.seed_everything(config["seed"], verbose=False)
         self.data = loading.data_of(config)
