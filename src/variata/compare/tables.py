@@ -23,7 +23,7 @@ from variata.errors import ConfigError, RunError
 
 BEHIND = (
     "Behind: how far its mean is from that of group 1 in {}, and the 95% interval of the difference: over pairs of "
-    "runs of equal seed (p) where there are two or more, else of independent runs (w, Welch); one run has none. "
+    "runs of equal seed (p) where both have the same ones, else of independent runs (w, Welch); one run has none. "
     "Each is by itself: of many, some leave out 0 by chance."
 )
 LOG = 4096  # characters of train.log that are looked through for an error
