@@ -24,8 +24,8 @@ from variata import checkpoints, durable, runs
 from variata.callbacks import EMA, Best, EarlyStops, Last
 from variata.cli.job import Job
 from variata.cli.settings import resumed
-from variata.cli.train import full_disk_told
-from variata.errors import DiskFull, Interrupted, RunError
+from variata.cli.train import full_disk_told, require_validation
+from variata.errors import ConfigError, DiskFull, Interrupted, RunError
 from variata.loggers import CSV
 
 
@@ -284,6 +284,14 @@ def test_more_patience_goes_on_after_an_early_stop(tmp_path):
     found = impatient(longer, log, patience=4, ckpt=path)
     assert found.step == expected.step == 5 * 13 and torch.equal(weights(found), weights(expected))
     assert rows(CSV(longer / "metrics.csv")) == rows(CSV(whole / "metrics.csv"))
+
+
+def test_early_stopping_without_validation_is_refused():
+    judge = EarlyStopping("val/elbo", mode="max")
+    require_validation({"limit_val_batches": 0}, [])
+    require_validation({"limit_val_batches": 1.0}, [judge])
+    with pytest.raises(ConfigError, match=r"trainer\.limit_val_batches=0 leaves none"):
+        require_validation({"limit_val_batches": 0}, [judge])
 
 
 # --- metrics.csv ------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.accelerators import CPUAccelerator
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, EarlyStopping
 from lightning.pytorch.loggers import Logger, WandbLogger
 from omegaconf import DictConfig
 
@@ -165,6 +165,7 @@ class Run:
         per_call = config["updates_per_call"] if self.trainer.world_size == 1 else 1
         self.data.updates_per_call = min(per_call, self.data.updates_per_epoch)
         require_batches(config["trainer"], self.data)
+        require_validation(config["trainer"], chosen)
         share_limits(self.trainer, self.data)
         with torch.no_grad():
             cast(Decoder, self.vae.decoder).bias.copy_(cast(Likelihood, self.vae.likelihood).initial(self.data.mean()))
@@ -308,6 +309,15 @@ def require_batches(options: dict[str, Any], data: ImageDataModule) -> None:
         limit = options[f"limit_{split}_batches"]
         if isinstance(limit, float) and 0 < limit * number < 1:
             raise ConfigError(f"trainer.limit_{split}_batches={limit} of {number} batches is less than one.")
+
+
+def require_validation(options: dict[str, Any], chosen: list[Callback]) -> None:
+    """Refuse early stopping that would never judge."""
+    if not options["limit_val_batches"] and any(isinstance(callback, EarlyStopping) for callback in chosen):
+        raise ConfigError(
+            f"Early stopping judges validations, of which trainer.limit_val_batches={options['limit_val_batches']} "
+            "leaves none. Leave one of the two out."
+        )
 
 
 def share_limits(trainer: pl.Trainer, data: ImageDataModule) -> None:
