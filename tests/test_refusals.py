@@ -172,6 +172,13 @@ def test_a_reader_that_leaves_ends_no_run(tmp_path):
     assert done.returncode == 0 and done.stderr == b"" and (tmp_path / "end").exists()
 
 
+def test_an_error_is_told_when_it_is_met_and_not_at_the_end(tmp_path):
+    code = "import os; sys.stderr.write('told\\n'); os._exit(3)"  # as a process that ends without ceremony
+    with (tmp_path / "said").open("w") as said:
+        done = subprocess.run([sys.executable, "-c", SPEAK + code], cwd=ROOT / "src", stderr=said)
+    assert done.returncode == 3 and (tmp_path / "said").read_text() == "told\n"
+
+
 def test_closed_streams_end_no_run_and_no_file_takes_their_place(tmp_path):
     code = f"file = open({str(tmp_path / 'file')!r}, 'w'); print('lost'); print('lost', file=sys.stderr); "
     code += "file.write(str(file.fileno() > 2)); file.flush(); import os; os.write(2, b'lost')"

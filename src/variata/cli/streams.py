@@ -29,10 +29,12 @@ def audible() -> None:
 
 def tolerant(stream: TextIO | None, number: int) -> TextIO:
     """What writes to a file descriptor as its stream did, None if it was closed, but always succeeds."""
-    if stream is None:
-        return io.TextIOWrapper(io.BufferedWriter(Unheard(number, "wb", closefd=False)), "utf-8", "replace")
-    if not isinstance(stream, io.TextIOWrapper) or isinstance(getattr(stream.buffer, "raw", None), Unheard):
+    if stream is not None and (
+        not isinstance(stream, io.TextIOWrapper) or isinstance(getattr(stream.buffer, "raw", None), Unheard)
+    ):
         return stream
-    stream.flush()
-    file = io.BufferedWriter(Unheard(number, "wb", closefd=False))
-    return io.TextIOWrapper(file, stream.encoding, "replace", line_buffering=stream.line_buffering)
+    file, encoding, lines = io.BufferedWriter(Unheard(number, "wb", closefd=False)), "utf-8", number == 2
+    if stream is not None:
+        stream.flush()
+        encoding, lines = stream.encoding, lines or stream.line_buffering
+    return io.TextIOWrapper(file, encoding, "replace", line_buffering=lines)  # an error is told when it is met
