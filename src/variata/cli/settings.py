@@ -108,8 +108,9 @@ def checked(config: Config) -> Config:
         if not isinstance(config[name], dict):
             raise ConfigError(f"{name}={config[name]} is no group of options. Change single ones: {name}.<option>=...")
     settings = {name: value for name, value in config.items() if name not in (*BUILT, *OPTIONAL, "evaluate")}
-    own = [name for name, value in settings.items() if name not in hints and isinstance(value, dict)]
-    check_values({name: settings[name] for name in settings if name not in own}, hints, "", "a run")
+    # groups of somebody's own values, which others refer to, are checked below
+    ours = {name: value for name, value in settings.items() if name in hints or not isinstance(value, dict)}
+    check_values(ours, hints, "", "a run")
     check_values(config["evaluate"], get_type_hints(Evaluate), "evaluate", "evaluate")
     for key, part in parts(config):
         check(part, key, extra=OURS.get(key))

@@ -1,6 +1,5 @@
 """Single jobs of a sweep: composed here, done by a process of their own, judged by what they leave behind."""
 
-import json
 import math
 import os
 import sys
@@ -71,12 +70,8 @@ def compose(context: HydraContext, config: DictConfig, overrides: list[str], num
 
 def outcome(folder: Path) -> Outcome:
     """How the job of a run directory ended, by its results.json."""
-    try:
-        results = json.loads((folder / "results.json").read_text())
-    except (OSError, ValueError, RecursionError):
-        return Outcome("not begun")
-    known = isinstance(results, dict) and results.get("status") in STATUSES
-    return Outcome(results["status"], results) if known else Outcome("not begun")
+    results = runs.earlier_results(folder / "results.json")
+    return Outcome(results["status"], results) if results.get("status") in STATUSES else Outcome("not begun")
 
 
 def mark_refused(folder: Path, why: str) -> None:

@@ -21,8 +21,8 @@ from variata.sweeps.origin import Origin, latest, words_of
 
 OF_SWEEPS = ("sweep", "jobs")  # words of the command line that are not the jobs'
 MAY_CHANGE = ("sweep.trials", "sweep.report")  # when resuming
+# parts of Hydra's configuration that it builds or calls, which a file does not choose
 CODE = ("launcher", "sweeper", "callbacks", "job_logging", "hydra_logging", "job.env_set", "job.env_copy")
-# of Hydra's configuration: what it builds and calls, which a file does not choose
 
 
 @dataclass(frozen=True)
