@@ -31,4 +31,4 @@ format: .venv/installed ## Rewrite the code in the project's style
 	$(BIN)/ruff format .
 
 bench: .venv/installed ## Compare the training loop with hand-written ones; writes outputs/bench.json
-	$(BIN)/variata bench
+	$(BIN)/python benchmarks/bench.py

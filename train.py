@@ -2,7 +2,7 @@
 
 import sys
 
-from variata.cli.launch import main
+from variata.commands.train import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -23,7 +23,7 @@ from tempfile import TemporaryDirectory
 from kill_runs import OPTIONS, Blow, outcome, phase, run_of, train
 from rich.console import Console
 
-import variata.cli.train
+import variata.run.run
 
 SIZE = 16 * 2**20  # bytes of the file system
 ONLINE = ["logger=wandb", "logger.mode=offline"]
@@ -135,5 +135,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    variata.cli.train.quiet()
+    variata.run.run.quiet()
     sys.exit(main())

@@ -32,8 +32,8 @@ import sklearn.datasets  # noqa: F401 (each run would import it anew)
 import torch
 from rich.console import Console
 
-import variata.cli.launch
-import variata.cli.train
+import variata.run.launch
+import variata.run.run
 
 OPTIONS = ["data=digits", "model=mlp_vae", "model.latent=2", "model.encoder.widths=[8]", "trainer.max_epochs=3"]
 OPTIONS += ["trainer.check_val_every_n_epoch=1", "trainer.accelerator=cpu", "evaluate.samples=2", "logger=none"]
@@ -101,7 +101,7 @@ def train(
         sys.argv = ["train.py", *words]
         sys.addaudithook((blow or Blow()).hook(outputs, note))
         try:
-            os._exit(variata.cli.launch.main())
+            os._exit(variata.run.launch.main())
         finally:  # an exception of its own: nothing of this process may be cleaned up
             os._exit(70)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), note.read_text().strip()
@@ -202,7 +202,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    variata.cli.train.quiet()
+    variata.run.run.quiet()
     started = time.monotonic()
     code = main()
     sys.stderr.write(f"{time.monotonic() - started:.0f} s\n")

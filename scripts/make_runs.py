@@ -19,7 +19,8 @@ from omegaconf import DictConfig
 from PIL import Image, ImageFilter
 from sklearn.datasets import load_digits
 
-from variata import __version__, runs
+from variata import __version__
+from variata.run import directory
 
 CONF = Path(__file__).parents[1] / "conf"
 BETAS, LATENTS = (0.25, 0.5, 1, 2, 4), (4, 8, 16, 32)
@@ -61,7 +62,7 @@ def composed(overrides: tuple[str, ...]) -> dict:
     """The configuration a command line means."""
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         config: DictConfig = hydra.compose("config", ["logger=none", *overrides])
-    return runs.plain(config)
+    return directory.plain(config)
 
 
 def write_run(folder: Path, config: dict, overrides: list[str]) -> None:
@@ -72,7 +73,7 @@ def write_run(folder: Path, config: dict, overrides: list[str]) -> None:
     rows = list(curve(rate, distortion, latent, rng))
     start(folder, config, overrides)
     write_csv(folder / "metrics.csv", rows)
-    runs.write_results(folder, figures(config, rate, distortion, rows, rng))
+    directory.write_results(folder, figures(config, rate, distortion, rows, rng))
     write_pictures(folder / "images", rng, blur=0.25 * beta + 2 / latent)
 
 
@@ -80,13 +81,13 @@ def write_failed(folder: Path, config: dict, overrides: list[str]) -> None:
     """One run that diverged."""
     start(folder, config, overrides)
     error = "The loss is nan at update 812. A smaller optimizer.lr usually helps."
-    runs.write_results(folder, {**runs.provenance(config, None), "status": "failed", "error": error})
+    directory.write_results(folder, {**directory.provenance(config, None), "status": "failed", "error": error})
 
 
 def start(folder: Path, config: dict, overrides: list[str]) -> None:
     """What a run writes first."""
     (folder / "images").mkdir(parents=True)
-    runs.write_config(folder, config, overrides)
+    directory.write_config(folder, config, overrides)
 
 
 def trade_off(beta: float, latent: int, rng: np.random.Generator) -> tuple[float, float]:
@@ -130,7 +131,7 @@ def figures(config: dict, rate: float, distortion: float, rows: list[dict], rng:
     nll = rate + distortion - 2.0 - 0.05 * rate + rng.normal(0, 0.05)
     seconds = 550 + rng.normal(0, 15)
     return {
-        **runs.provenance(config, "binary_mnist dynamic, eval_seed=777, 50000/10000/10000"),
+        **directory.provenance(config, "binary_mnist dynamic, eval_seed=777, 50000/10000/10000"),
         **{"git_sha": "0" * 40, "version": __version__, "status": "finished"},
         **{name: best[name] for name in ("val/elbo", "val/rate", "val/distortion")},
         **{"test/elbo": -rate - distortion, "test/rate": rate, "test/distortion": distortion},

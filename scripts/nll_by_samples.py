@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from variata.loading import load, open_data
-from variata.metrics.importance import Estimate, importance_weighted
+from variata.evaluation.nll import Estimate, importance_weighted
+from variata.run.loading import load, open_data
 
 BATCH = 200  # images at once, as in a test
 

@@ -55,25 +55,27 @@ lightning.pytorch.strategies.SingleDeviceStrategy
 """)
 BORROWED = names("""
 variata.data.files.gzip.open variata.data.files.gzip variata.data.files.shutil.rmtree variata.data.files.Path
-variata.data.files.tempfile.mkdtemp variata.runs.subprocess.run variata.checkpoints.torch.load variata.training.Path
-variata.callbacks.ModelCheckpoint variata.callbacks.TQDMProgressBar variata.callbacks.pl.Trainer
-variata.priors.nn.Linear variata.priors.Distribution variata.priors.__builtins__ variata.priors.__builtins__.eval
-variata.priors.__loader__.get_data variata.priors.__spec__ variata.priors.__class__ variata.priors.Mixture.__init__
-variata.priors.Mixture.__class__ variata.__path__ variata.priors.Mixture.__subclasses__
-variata.priors.Mixture.__init__.__globals__ variata.data.__import__ variata.build.flat.__globals__
-variata.build.flat.__call__
+variata.data.files.tempfile.mkdtemp variata.run.directory.subprocess.run variata.training.checkpoints.torch.load
+variata.training.module.Path variata.training.callbacks.ModelCheckpoint variata.training.callbacks.TQDMProgressBar
+variata.training.callbacks.pl.Trainer variata.priors.nn.Linear variata.priors.Distribution variata.priors.__builtins__
+variata.priors.__builtins__.eval variata.priors.__loader__.get_data variata.priors.__spec__ variata.priors.__class__
+variata.priors.Mixture.__init__ variata.priors.Mixture.__class__ variata.__path__
+variata.priors.Mixture.__subclasses__ variata.priors.Mixture.__init__.__globals__ variata.data.__import__
+variata.build.flat.__globals__ variata.build.flat.__call__
 """)
 # methods, class methods, functions, abstract classes, modules, and what a run makes itself
 OURS = names("""
-variata.core.VAE.load_state_dict variata.core.VAE variata.cli.job.Job.loads variata.callbacks.Last.write
-variata.callbacks.Pictures.draw variata.data.module.ImageDataModule.setup variata.data.module.ImageDataModule
+variata.core.VAE.load_state_dict variata.core.VAE variata.run.job.Job.loads variata.training.callbacks.Last.write
+variata.training.callbacks.Pictures.draw variata.data.module.ImageDataModule.setup variata.data.module.ImageDataModule
 variata.data.packed.Packed.load variata.data.packed.read_file variata.data.files.fetch variata.data.mnist.fetch_idx
-variata.data.mnist.load_grey variata.build._encode variata.loading.load variata.loading.open_data variata.load
-variata.checkpoints.read variata.runs.write variata.runs variata.loggers.finish variata.loggers.CSV
-variata.loggers._remember variata.cli.bench.peak variata.cli.bench.Turns variata.cli.bench.Plain variata.cli.train.Run
-variata.sweeps.pruning.Pruning variata.callbacks.Last variata.callbacks.Best variata.callbacks.Progress
-variata.priors.Prior variata.encoders.Encoder variata.schedules.Ramp variata.schedules.Schedule
-variata.objectives.Objective variata.likelihoods.LocationScale variata.decoders.Decoder variata.metrics.bound.Bound
+variata.data.mnist.load_grey variata.build._encode variata.run.loading.load variata.run.loading.open_data variata.load
+variata.training.checkpoints.read variata.atomic.write variata.run.directory variata.run.wandb.finish
+variata.run.csv.CSV
+variata.run.wandb._remember variata.run.launch.launch variata.run.ranks.Ranks variata.run.run.Run
+variata.run.pruning.Pruning variata.training.callbacks.Last variata.training.callbacks.Best
+variata.training.callbacks.Progress
+variata.priors.Prior variata.core.Encoder variata.schedules.Ramp variata.schedules.Schedule
+variata.objectives.Objective variata.likelihoods.LocationScale variata.core.Decoder variata.evaluation.bound.Bound
 variata.nothing variata.priors. variata..priors.Mixture .variata.priors.Mixture variata.marked.Thing variata . Mixture
 variata./../../marked.Thing
 """)
@@ -97,7 +99,7 @@ ODD = {  # by what is changed; a value replaces what stands there
     "model is a list": ("model", [METHOD]),
     "model is a word": ("model", "_target_"),
     "trainer is a word": ("trainer", "x_target_"),
-    "logger is a word": ("logger", "variata.loggers.wandb"),
+    "logger is a word": ("logger", "variata.run.wandb.wandb"),
     "logger is a list": ("logger", [METHOD]),
     "an unused part": ("remote", {"deep": [{"deeper": METHOD}]}),
     "an unused prior": ("prior", METHOD),
@@ -118,18 +120,24 @@ ODD = {  # by what is changed; a value replaces what stands there
     "what the program gives: parameters": ("optimizer.params", [1]),
     "what the program gives: shape": ("model.encoder.shape", [1, 2, 2]),
     "what the program gives: encode": ("prior.encode", "x"),
-    "what the program gives: run_dir": ("logger", {"_target_": "variata.loggers.wandb", "run_dir": "<elsewhere>"}),
+    "what the program gives: run_dir": ("logger", {"_target_": "variata.run.wandb.wandb", "run_dir": "<elsewhere>"}),
     "what the program gives: job": (
         "logger",
-        {"_target_": "variata.loggers.wandb", "_partial_": True, "job": "<elsewhere>"},
+        {"_target_": "variata.run.wandb.wandb", "_partial_": True, "job": "<elsewhere>"},
     ),
     "a folder of the trainer": ("trainer.default_root_dir", "<elsewhere>"),
     "a logger of the trainer": ("trainer.logger", True),
     "plugins of the trainer": ("trainer.plugins", []),
     "a registry of the trainer": ("trainer.model_registry", "x"),
     "a folder of pictures": ("callbacks.pictures.dirpath", "<elsewhere>"),
-    "a folder of the last checkpoint": ("callbacks.x", {"_target_": "variata.callbacks.Last", "folder": "<elsewhere>"}),
-    "a folder of the best checkpoint": ("callbacks.x", {"_target_": "variata.callbacks.Best", "folder": "<elsewhere>"}),
+    "a folder of the last checkpoint": (
+        "callbacks.x",
+        {"_target_": "variata.training.callbacks.Last", "folder": "<elsewhere>"},
+    ),
+    "a folder of the best checkpoint": (
+        "callbacks.x",
+        {"_target_": "variata.training.callbacks.Best", "folder": "<elsewhere>"},
+    ),
     "a folder of checkpoints": (
         "callbacks.x",
         {"_target_": "lightning.pytorch.callbacks.ModelCheckpoint", "dirpath": "<elsewhere>", "save_last": True},

@@ -74,11 +74,11 @@ def warm() -> None:
     import torch
     import torch.distributed.elastic.multiprocessing
 
-    import variata.cli.compare
-    import variata.cli.ls
-    import variata.cli.toolbox
-    import variata.cli.train
-    import variata.sweeps.sweep  # noqa: F401
+    import variata.commands.compare
+    import variata.commands.ls
+    import variata.commands.pictures
+    import variata.run.run
+    import variata.sweeps.sweeper  # noqa: F401
 
     torch.set_num_threads(1)
     compose_once()
@@ -125,9 +125,9 @@ def command(folder: str, program: str, words: Sequence[str]) -> int:
     sys.argv = [program, *words]
     try:
         if program == "train":
-            from variata.cli.launch import main
+            from variata.commands.train import main
         else:
-            from variata.cli.main import main
+            from variata.commands.main import main
         code = main()
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(bool(end.code))

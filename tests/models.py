@@ -9,12 +9,12 @@ from torch.distributions import Independent, MultivariateNormal, Normal
 
 import variata.priors
 from conftest import ROOT
-from variata.blocks import Concat
 from variata.build import flat
-from variata.core import VAE, Rung
-from variata.decoders import ConvDecoder, MLPDecoder, ResNetDecoder
-from variata.encoders import ConvEncoder, MLPEncoder, ResNetEncoder
+from variata.core import VAE, Concat, Rung
 from variata.likelihoods import Bernoulli
+from variata.networks.conv import ConvDecoder, ConvEncoder
+from variata.networks.mlp import MLPDecoder, MLPEncoder
+from variata.networks.resnet import ResNetDecoder, ResNetEncoder
 from variata.posteriors import Gaussian
 from variata.priors import StandardNormal
 

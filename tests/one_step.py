@@ -14,12 +14,12 @@ import torch
 from torch.distributions import normal
 
 from models import conv, small
-from variata.callbacks import Last
 from variata.data.digits import digits
 from variata.likelihoods import OptimalGaussian
 from variata.objectives import ELBO, IWAE
 from variata.schedules import Constant
-from variata.training import Training
+from variata.training.callbacks import Last
+from variata.training.module import Training
 
 DEVICES = int(os.environ.get("WORLD_SIZE", 1))
 MODELS = {

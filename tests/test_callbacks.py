@@ -1,8 +1,8 @@
 import os
 import signal
 
-from variata.cli import signals
-from variata.loggers import CSV
+from variata import signals
+from variata.run.csv import CSV
 
 
 def test_csv_grows_columns_and_forgets_what_is_done_again(tmp_path):

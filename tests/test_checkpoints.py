@@ -20,13 +20,15 @@ from lightning.pytorch.callbacks import EarlyStopping
 
 from conftest import ROOT, environment
 from test_training import Records, rows, run, weights
-from variata import checkpoints, durable, runs
-from variata.callbacks import EMA, Best, EarlyStops, Last
-from variata.cli.job import Job
-from variata.cli.settings import resumed
-from variata.cli.train import full_disk_told, require_validation
+from variata import atomic
 from variata.errors import ConfigError, DiskFull, Interrupted, RunError
-from variata.loggers import CSV
+from variata.run import directory, disk
+from variata.run.csv import CSV
+from variata.run.job import Job, resumed
+from variata.run.launch import full_disk_told
+from variata.run.run import require_validation
+from variata.training import checkpoints
+from variata.training.callbacks import EMA, Best, EarlyStops, Last
 
 
 def state(step=3, seed=0):
@@ -62,21 +64,21 @@ def test_a_write_that_fails_half_way_leaves_the_earlier_checkpoint_whole(tmp_pat
 
 def test_a_write_that_is_killed_leaves_the_earlier_file_whole_until_it_is_cleaned_up(tmp_path, monkeypatch):
     path = saved(tmp_path / "last.ckpt", step=1)
-    monkeypatch.setattr(durable.Path, "unlink", lambda *args, **options: None)  # a killed process cleans nothing up
-    monkeypatch.setattr(durable.os, "fsync", lambda descriptor: 1 / 0)
+    monkeypatch.setattr(atomic.Path, "unlink", lambda *args, **options: None)  # a killed process cleans nothing up
+    monkeypatch.setattr(atomic.os, "fsync", lambda descriptor: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         saved(path, step=2)
     monkeypatch.undo()
     assert {file.name for file in tmp_path.iterdir()} == {"last.ckpt", "last.ckpt.tmp"}
     assert checkpoints.read(path)["variata"]["step"] == 1
-    durable.clean(tmp_path)
+    atomic.clean(tmp_path)
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_file_is_on_the_disk_before_it_takes_its_place(tmp_path, monkeypatch):
     order = []
-    monkeypatch.setattr(durable.os, "fsync", lambda descriptor: order.append("sync"))
-    monkeypatch.setattr(durable.Path, "replace", lambda source, target: order.append(f"{source.parent} {target.name}"))
+    monkeypatch.setattr(atomic.os, "fsync", lambda descriptor: order.append("sync"))
+    monkeypatch.setattr(atomic.Path, "replace", lambda source, target: order.append(f"{source.parent} {target.name}"))
     saved(tmp_path / "last.ckpt")
     assert order == ["sync", f"{tmp_path} last.ckpt", "sync"]  # the file, its name, the folder
 
@@ -191,14 +193,14 @@ def test_the_best_score_is_forgotten_with_its_weights(tmp_path):
 
 def test_a_run_without_last_ckpt_is_not_begun_again_in_silence(tmp_path):
     node = {"_target_": "variata.build.flat"}
-    runs.write_config(tmp_path, {"data": node, "model": node}, ["data=digits", "seed=1 2"])
+    directory.write_config(tmp_path, {"data": node, "model": node}, ["data=digits", "seed=1 2"])
     with pytest.raises(
         RunError, match=r"has no checkpoints/last\.ckpt.*`python train.py data=digits 'seed=1 2'` starts"
     ):
         resumed(tmp_path, [])
     (tmp_path / "checkpoints").mkdir()
     saved(tmp_path / "checkpoints" / "best.ckpt")
-    runs.write_config(tmp_path, {"data": node, "model": node}, ["resume=x", "seed=2"])
+    directory.write_config(tmp_path, {"data": node, "model": node}, ["resume=x", "seed=2"])
     with pytest.raises(RunError, match=r"`cp .*best\.ckpt .*last\.ckpt` goes on.*'seed=1 2'` starts anew"):
         resumed(tmp_path, [])
 
@@ -324,7 +326,7 @@ def job(folder):
 def test_a_full_disk_is_told_in_a_sentence_that_says_how_to_go_on(tmp_path, small_files):
     refused = pytest.raises(DiskFull, match=r"config\.yaml cannot be written: File too large\. .* Then start again")
     with refused, full_disk_told(job(tmp_path)):
-        runs.write(tmp_path / "config.yaml", "a" * 6000)
+        atomic.write(tmp_path / "config.yaml", "a" * 6000)
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "last.ckpt").touch()
     refused = pytest.raises(DiskFull, match=rf"best\.ckpt cannot .* go on with: python train.py resume={tmp_path}$")
@@ -352,13 +354,13 @@ def test_the_target_of_a_copy_is_named_not_its_source(tmp_path):
 
 
 def test_a_full_disk_is_found_where_nobody_names_it(tmp_path, monkeypatch):
-    durable.require_room(tmp_path)
+    disk.require_room(tmp_path)
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
     (tmp_path / "tmp").mkdir()
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=0 if path.name == "tmp" else usage.free))
     with pytest.raises(DiskFull, match=rf"{tmp_path}/tmp cannot .* set TMPDIR"), full_disk_told(job(tmp_path / "run")):
-        durable.require_room(tmp_path)
+        disk.require_room(tmp_path)
 
 
 def test_other_errors_are_not_taken_for_a_full_disk(tmp_path):
@@ -367,14 +369,14 @@ def test_other_errors_are_not_taken_for_a_full_disk(tmp_path):
 
 
 def test_a_failure_is_marked_only_where_there_is_room(tmp_path, small_files):
-    runs.mark_failed(tmp_path, {"seed": 1, "data": {}}, [], "x" * 6000)
+    directory.mark_failed(tmp_path, {"seed": 1, "data": {}}, [], "x" * 6000)
     assert not (tmp_path / "results.json").exists()
-    runs.mark_failed(tmp_path, {"seed": 1, "data": {}}, [], "short")
+    directory.mark_failed(tmp_path, {"seed": 1, "data": {}}, [], "short")
     assert json.loads((tmp_path / "results.json").read_text())["status"] == "failed"
 
 
 def test_a_log_without_room_prints_nothing(tmp_path, small_files, capsys):
-    from variata.cli.train import quiet
+    from variata.run.run import quiet
 
     quiet()
     handler = logging.FileHandler(tmp_path / "train.log")

@@ -20,13 +20,13 @@ from PIL import Image
 
 import variata
 from conftest import ROOT, environment, train_command
-from variata.cli.launch import clean_start
-from variata.cli.lock import alone
-from variata.cli.main import main
+from variata.commands.main import main
+from variata.commands.train import clean_start
 from variata.core import VAE
 from variata.errors import Busy, DataError
-from variata.loading import open_data
-from variata.runs import read_config, write_config
+from variata.run.directory import read_config, write_config
+from variata.run.loading import open_data
+from variata.run.lock import alone
 from wandb_file import records
 
 QUICK = ["data=digits", "model=mlp_vae", "trainer.max_epochs=3", "evaluate.samples=20", "trainer.accelerator=cpu"]
@@ -129,7 +129,7 @@ def test_load_gives_the_model_back(finished):
 def test_loaded_model_has_the_reported_elbo(finished):
     run, _ = finished
     from variata.data.digits import digits
-    from variata.metrics.bound import Bound
+    from variata.evaluation.bound import Bound
 
     data, vae = digits(), variata.load(run)
     data.setup()
@@ -443,7 +443,7 @@ def test_a_run_that_another_command_is_at_is_left_alone(train, finished, tmp_pat
 
 
 def test_a_killed_process_holds_no_run_and_one_that_ends_soon_is_waited_for(tmp_path):
-    code = "import sys, time; from pathlib import Path; from variata.cli.lock import alone\n"
+    code = "import sys, time; from pathlib import Path; from variata.run.lock import alone\n"
     code += "with alone(Path(sys.argv[1])): print(flush=True); time.sleep(float(sys.argv[2]))"
 
     def holder(seconds):
@@ -541,7 +541,7 @@ def test_nan_ends_with_exit_code_one_and_says_where(train):
 
 
 def test_typing_errors_do_not_wait_for_torch(train):
-    code = "import sys; from variata.cli.launch import main; sys.argv[1:] = ['model=typo']; main(); "
+    code = "import sys; from variata.commands.train import main; sys.argv[1:] = ['model=typo']; main(); "
     code += "print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ}, cwd=ROOT)
     assert done.stdout.strip() == "False"
@@ -555,7 +555,7 @@ def test_help_and_configuration_are_shown(train):
 
 
 def variata_command(*words):
-    code = "import sys; from variata.cli.main import main; sys.exit(main())"
+    code = "import sys; from variata.commands.main import main; sys.exit(main())"
     return subprocess.run(
         [sys.executable, "-c", code, *words], capture_output=True, text=True, env=environment(), cwd=ROOT
     )

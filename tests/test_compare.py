@@ -21,8 +21,8 @@ import yaml
 from PIL import Image
 
 from conftest import ROOT
-from variata.cli import compare as command
-from variata.cli import ls
+from variata.commands import compare as command
+from variata.commands import ls
 from variata.compare import figures, keys, page, pictures, tables
 from variata.compare import read as read_module
 from variata.compare.comparison import compare
@@ -32,7 +32,7 @@ from variata.compare.importance import importance
 from variata.compare.metrics import METRICS
 from variata.compare.read import LOADER, QUIET, read, read_below, read_curve
 from variata.compare.statistics import pareto, ranks, summarise, welch
-from variata.runs import LOW_ESS
+from variata.run.directory import LOW_ESS
 
 CONFIG = yaml.load((ROOT / "tests" / "run.yaml").read_text(), LOADER)  # as a run writes it
 PROTOCOL = {"data/protocol": "digits", "test/images": 200, "test/nll_samples": 5}
@@ -277,7 +277,7 @@ def test_runs_are_grouped_by_what_differs_but_not_by_seed_and_place(tmp_path):
 
 
 def test_keys_that_follow_from_others_do_not_name_groups(tmp_path):
-    mlp = {"model__encoder": {"_target_": "variata.encoders.MLPEncoder", "widths": [4]}, "optimizer__lr": 0.5}
+    mlp = {"model__encoder": {"_target_": "variata.networks.mlp.MLPEncoder", "widths": [4]}, "optimizer__lr": 0.5}
     for seed in (1, 2):
         make_run(tmp_path / f"a{seed}", f"seed={seed}", seed=seed)
         make_run(tmp_path / f"b{seed}", f"seed={seed}", "model=mlp_vae", seed=seed, **mlp)
@@ -705,7 +705,7 @@ def test_neither_torch_nor_lightning_is_imported(tmp_path, arguments):
     sweep(tmp_path)
     argv = ["variata", *(word.format(tmp_path) for word in arguments)]
     heavy = "{name.partition('.')[0] for name in sys.modules} & {'torch', 'lightning', 'matplotlib', 'wandb'}"
-    start = f"import sys; sys.argv = {argv!r}; from variata.cli.main import main"
+    start = f"import sys; sys.argv = {argv!r}; from variata.commands.main import main"
     code = f"{start}; code = main(); assert not {heavy}, {heavy}; sys.exit(code)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

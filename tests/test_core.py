@@ -7,9 +7,9 @@ from torch import nn
 from torch.distributions import Independent, Normal
 
 from models import LinearGaussian, conv, resnet, small
-from variata.blocks import Residual
 from variata.core import VAE, Latent, Rung
 from variata.likelihoods import Bernoulli, DiscretizedLogistic
+from variata.networks.blocks import Residual
 from variata.posteriors import Gaussian
 from variata.priors import Mixture, Prior, StandardNormal
 

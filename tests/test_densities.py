@@ -13,6 +13,7 @@ from torch.distributions import Independent, Normal, kl_divergence
 
 from conftest import ROOT
 from variata import distributions
+from variata.config.targets import build, check
 from variata.core import draw
 from variata.distributions import LogisticLevels, bernoulli, continuous_bernoulli, mixture, normal
 from variata.likelihoods import (
@@ -28,7 +29,6 @@ from variata.likelihoods import (
 )
 from variata.posteriors import Gaussian as GaussianPosterior
 from variata.priors import Mixture, StandardNormal
-from variata.targets import build, check
 
 
 def grid(low=-9.0, high=9.0, steps=361):

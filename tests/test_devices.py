@@ -16,10 +16,10 @@ import torch
 
 import one_step
 from conftest import ROOT, Answer, environment, train_command
-from variata.cli.crew import Crew
-from variata.cli.train import processes
 from variata.data.digits import digits
 from variata.errors import ConfigError
+from variata.run.launch import processes
+from variata.run.ranks import Ranks
 from wandb_file import records
 
 pytestmark = pytest.mark.slow
@@ -124,12 +124,25 @@ def test_a_multirun_on_two_devices_is_one_tree_and_one_voice(multirun):
     assert len(logged) == 2 and len({run.run_group for run in logged}) == 1
 
 
-def test_a_multirun_under_torchrun_is_one_tree_and_goes_on_after_an_error_all_meet(tmp_path):
-    job = ["trainer.devices=2", "likelihood=gaussian,bernoulli,laplace"]
-    answer = start(tmp_path, TORCHRUN, "-m", *QUICK, *job)
-    assert answer.code != 0 and answer.err.count("variata:") == 2  # the job's, and the sweep's
-    assert "is no density of real data" in answer.said
-    assert_a_whole_run(*jobs(answer), "8 updates of 50 images")
+def test_a_run_under_torchrun_is_one_run(tmp_path):
+    answer = start(tmp_path, TORCHRUN, *QUICK, "trainer.devices=2", "likelihood=gaussian")
+    assert answer.code == 0, answer.err
+    (run,) = (path.parent for path in answer.outputs.rglob("config.yaml"))
+    assert results(run)["status"] == "finished" and results(run)["test/images"] == 500
+    assert answer.out.count("2 x cpu") == answer.out.count("8 updates of 50 images") == 1
+    assert (run / "train.log").read_text().count("overrides") == 1
+
+
+def test_what_all_processes_of_torchrun_meet_is_told_once_and_leaves_nothing(tmp_path):
+    answer = start(tmp_path, TORCHRUN, *QUICK, "trainer.devices=2", "likelihood=bernoulli")
+    assert answer.code != 0 and answer.err.count("variata:") == 1
+    assert "is no density of real data" in answer.said and not answer.outputs.exists()
+
+
+def test_a_sweep_under_torchrun_is_refused_with_the_command_that_does_it(tmp_path):
+    answer = start(tmp_path, TORCHRUN, "-m", *QUICK, "trainer.devices=2", "likelihood=gaussian,laplace")
+    assert answer.code != 0 and answer.err.count("variata:") == 1
+    assert "python train.py -m ... trainer.devices=2" in answer.said and not answer.outputs.exists()
 
 
 def assert_a_whole_run(answer, run, other, updates):
@@ -159,7 +172,7 @@ def below(pid: int) -> dict[int, str]:
 
 def rank(pid: int) -> str:
     variables = dict(word.split("=", 1) for word in Path(f"/proc/{pid}/environ").read_text().split("\0") if "=" in word)
-    return variables.get("RANK", "") if "variata.cli.worker" in Path(f"/proc/{pid}/cmdline").read_text() else ""
+    return variables.get("RANK", "") if "variata.run" in Path(f"/proc/{pid}/cmdline").read_text() else ""
 
 
 def until(condition):
@@ -193,7 +206,7 @@ def test_a_process_whose_starter_is_killed_at_once_ends_before_it_knows_its_job(
     os.mkfifo(tmp_path / "job.json")  # nobody ever writes the job: it could wait for it for ever
     code = "import os, subprocess, sys, time; words = [*sys.argv[1:], str(os.getpid())]; "
     code += "print(subprocess.Popen(words).pid, flush=True); time.sleep(60)"
-    words = [sys.executable, "-P", "-m", "variata.cli.worker", str(tmp_path / "job.json")]
+    words = [sys.executable, "-P", "-m", "variata.run", str(tmp_path / "job.json")]
     starter = subprocess.Popen(
         [sys.executable, "-c", code, *words], env=environment(), stdout=subprocess.PIPE, text=True, cwd=tmp_path
     )
@@ -257,7 +270,7 @@ def test_a_launcher_is_named_where_one_is_needed():
                                                         (1, 8, False), (2, 3, False), (2, [0], False)])  # fmt: skip
 def test_a_launcher_that_started_another_number_is_told(nodes, devices, fits):
     with nullcontext() if fits else pytest.raises(ConfigError, match=r"Give trainer\.devices=4 trainer\.num_nodes=2"):
-        Crew(rank=0, nodes=2, devices=4).require(nodes, devices)
+        Ranks(rank=0, nodes=2, devices=4, elastic=True).require(nodes, devices)
 
 
 def namespaces() -> bool:

@@ -12,7 +12,7 @@ import pytest
 
 from conftest import environment
 from forked import Ended, Forks
-from variata.cli.launch import CONF, keys
+from variata.config.compose import CONF, keys
 
 pytestmark = pytest.mark.slow
 

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from conftest import ROOT
-from variata import runs
+from variata.config.plain import plain
 from variata.data.image_folder import by_fraction, image_folder, pictures
 from variata.errors import ConfigError, DataError
 
@@ -177,7 +177,7 @@ def test_the_folder_has_to_be_given():
     with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         config = hydra.compose("config", ["data=image_folder"])
     with pytest.raises(ConfigError, match=r"data\.root has no default: give it a value, data\.root="):
-        runs.plain(config)
+        plain(config)
 
 
 @pytest.mark.slow

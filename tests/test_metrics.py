@@ -6,8 +6,8 @@ import torch
 from models import LinearGaussian, small
 from variata.core import Latent, Trace, repeat
 from variata.distributions import normal
-from variata.metrics.bound import Bound
-from variata.metrics.importance import Estimate, MeanNLL, importance_weighted
+from variata.evaluation.bound import Bound
+from variata.evaluation.nll import Estimate, MeanNLL, importance_weighted
 from variata.objectives import ELBO
 
 

@@ -7,11 +7,10 @@ from torch import nn
 from torch.distributions import Distribution
 
 from models import Returns, small
-from variata import pictures
-from variata.blocks import Concat
-from variata.core import VAE, Rung
+from variata.core import VAE, Concat, Rung
 from variata.distributions import mixture, normal
-from variata.pictures import grid, pairs
+from variata.evaluation import pictures
+from variata.evaluation.pictures import grid, pairs
 
 
 def test_grid_keeps_pixels_and_order():

@@ -15,22 +15,22 @@ from torch.distributions import Normal
 
 from conftest import environment
 from models import small
-from variata.cli.quality import require_pictures
 from variata.data.module import ImageDataModule
 from variata.data.pixels import binarise, dequantise
 from variata.errors import ConfigError
-from variata.metrics import inception
-from variata.metrics.quality import (
+from variata.evaluation import inception
+from variata.evaluation.quality import (
     as_bytes,
     distances,
     features,
     image_quality,
     reconstructions,
+    require_pictures,
     samples,
     scales,
     similarity,
 )
-from variata.samplers import PriorSampler
+from variata.evaluation.samplers import PriorSampler
 
 
 class Blocks(nn.Module):
@@ -252,7 +252,7 @@ def nowhere(tmp_path, monkeypatch):
 
 
 def quality_command(*words) -> subprocess.CompletedProcess:
-    code = "import sys; from variata.cli.main import main; sys.exit(main())"
+    code = "import sys; from variata.commands.main import main; sys.exit(main())"
     command = [sys.executable, "-c", code, "quality", *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, env=environment())
 

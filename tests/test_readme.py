@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from conftest import ROOT
 from models import readme_prior, small
-from variata.cli.launch import run_dir
+from variata.commands.train import run_dir
 
 TEXT = (ROOT / "README.md").read_text()
 COMMANDS = [line.split("#")[0].strip() for line in TEXT.splitlines() if line.startswith("python train.py")]

@@ -12,18 +12,23 @@ import yaml
 from omegaconf import OmegaConf
 
 from conftest import ROOT
-from variata import loggers, runs
-from variata.callbacks import Pictures
-from variata.cli import quality, toolbox
-from variata.cli.launch import arranged, folder, run_dir, told
-from variata.cli.lock import alone
-from variata.cli.settings import checked, require_sweep
-from variata.cli.train import processes, require_ahead
+from variata.commands import pictures as toolbox
+from variata.commands import quality
+from variata.commands.train import folder, require_single, run_dir
 from variata.compare.read import read_text
+from variata.config.compose import arranged
+from variata.config.explain import told
+from variata.config.schema import checked
 from variata.errors import ConfigError, Defect, OutOfMemory, RunError
-from variata.loading import load
+from variata.run import directory
+from variata.run import wandb as loggers
+from variata.run.launch import processes
+from variata.run.loading import load
+from variata.run.lock import alone
+from variata.run.run import require_ahead
 from variata.sweeps.jobs import cores
-from variata.sweeps.sweep import require_own
+from variata.sweeps.sweeper import require_own
+from variata.training.callbacks import Pictures
 
 CONFIG = yaml.safe_load((ROOT / "tests" / "run.yaml").read_text())
 GONE = object()
@@ -85,7 +90,7 @@ def test_a_run_does_not_go_on_to_an_end_it_has_passed(max_epochs, max_steps):
 @pytest.mark.parametrize("jobs", ["abc", 0, 1.5, True])
 def test_what_is_said_of_many_runs_is_checked_where_there_is_one(jobs):
     with pytest.raises(ConfigError, match=f"jobs={jobs} is no whole number from 1"):
-        require_sweep(OmegaConf.create({"jobs": jobs, "sweep": {}}))
+        require_single(OmegaConf.create({"jobs": jobs, "sweep": {}}))
 
 
 def test_more_processes_than_cores_are_refused_with_their_number_unless_insisted_on():
@@ -151,7 +156,7 @@ def test_every_error_is_told_in_a_sentence(error, kind, says):
 
 # --- standard streams -------------------------------------------------------------------------------------------------
 
-SPEAK = "import sys; from variata.cli.streams import audible; audible(); "
+SPEAK = "import sys; from variata.streams import audible; audible(); "
 
 
 def spoken(code, stdout=subprocess.PIPE, **options):
@@ -192,11 +197,11 @@ def test_closed_streams_end_no_run_and_no_file_takes_their_place(tmp_path):
 @pytest.fixture
 def run(tmp_path):
     folder = tmp_path / "run"
-    runs.write_config((folder.mkdir(), folder)[1], CONFIG, [])
+    directory.write_config((folder.mkdir(), folder)[1], CONFIG, [])
     return folder
 
 
-@pytest.mark.parametrize("name", [name for name in runs.FILES if name != "config.yaml"])
+@pytest.mark.parametrize("name", [name for name in directory.FILES if name != "config.yaml"])
 @pytest.mark.parametrize("kind", ["folder", "loop", "nowhere", "pipe", "device"])
 def test_what_is_no_file_in_a_files_place_is_told(run, name, kind):
     path = run / name
@@ -221,9 +226,9 @@ def snapshot(folder):
 @pytest.fixture
 def victim(tmp_path):
     folder = tmp_path / "victim"
-    for name in runs.WRITTEN:
+    for name in directory.WRITTEN:
         path = folder / name
-        if name in runs.FOLDERS:
+        if name in directory.FOLDERS:
             path.mkdir(parents=True, exist_ok=True)
             (path / "notes.tmp").write_text("mine")
         else:
@@ -240,7 +245,7 @@ def linked(run, name, target):
     return str(path)
 
 
-@pytest.mark.parametrize("name", runs.WRITTEN)
+@pytest.mark.parametrize("name", directory.WRITTEN)
 def test_what_leads_out_of_a_run_is_not_written(run, victim, name):
     (victim / "config.yaml").write_text((run / "config.yaml").read_text())
     before, path = snapshot(victim), linked(run, name, victim / name)
@@ -304,7 +309,7 @@ def test_a_pipe_is_not_waited_for_by_what_lists_runs(run):
 @pytest.mark.parametrize("words", ["", "{", "[1]", "[" * 100_000])
 def test_a_failure_is_marked_over_damaged_results(run, words):
     (run / "results.json").write_text(words)
-    runs.mark_failed(run, CONFIG, [], "lost")
+    directory.mark_failed(run, CONFIG, [], "lost")
     results = json.loads((run / "results.json").read_text())
     assert (results["status"], results["error"], results["seed"]) == ("failed", "lost", 1)
 

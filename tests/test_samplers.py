@@ -10,8 +10,8 @@ from variata.data.module import ImageDataModule
 from variata.data.pixels import as_real
 from variata.distributions import tempered
 from variata.errors import ConfigError
+from variata.evaluation.samplers import MixtureSampler, PriorSampler, training_codes
 from variata.priors import Mixture
-from variata.samplers import MixtureSampler, PriorSampler, training_codes
 
 
 def known_mixture() -> MixtureSameFamily:

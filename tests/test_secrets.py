@@ -5,9 +5,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from conftest import ROOT
-from variata import runs
-from variata.cli.job import resolved
-from variata.cli.launch import run_dir
+from variata.commands.train import run_dir
+from variata.run import directory
+from variata.run.job import resolved
 
 FROM_THE_ENVIRONMENT = {  # words of a command line, and where the secret comes to
     "as it is": ["+remote.note=${oc.env:MY_TOKEN}"],
@@ -25,8 +25,8 @@ def saved(folder, words):
     OmegaConf.register_new_resolver("run_dir", run_dir, replace=True)
     with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         config = resolved(hydra.compose("config", ["data=digits", *words]))
-    runs.write_config(folder, config, words)
-    return runs.read_config(folder), "".join(path.read_text() for path in folder.iterdir())
+    directory.write_config(folder, config, words)
+    return directory.read_config(folder), "".join(path.read_text() for path in folder.iterdir())
 
 
 @pytest.mark.parametrize("words", FROM_THE_ENVIRONMENT.values(), ids=FROM_THE_ENVIRONMENT)

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT, Answer, environment, train_command
-from variata.cli.job import Job
 from variata.errors import ConfigError, RunError
-from variata.sweeps.slurm import Needs, Slurm, alike
+from variata.run.job import Job
+from variata.sweeps.launchers.slurm import Needs, Slurm, alike
 from wandb_file import records
 
 JOB = ["data=linear_gaussian", "data.images=500", "data.batch_size=50", "model=mlp_vae", "likelihood=gaussian"]

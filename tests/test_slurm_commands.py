@@ -15,17 +15,17 @@ from omegaconf import OmegaConf
 from submitit.helpers import DelayedSubmission
 
 from conftest import ROOT, environment
-from variata import runs
-from variata.cli import worker
-from variata.cli.job import Job, resolved
-from variata.cli.lock import alone
 from variata.errors import Busy
-from variata.sweeps import slurm
+from variata.run import __main__ as worker
+from variata.run import directory
+from variata.run.job import Job, resolved
+from variata.run.lock import alone
 from variata.sweeps.jobs import outcome
+from variata.sweeps.launchers import slurm
+from variata.sweeps.launchers.slurm import Slurm
+from variata.sweeps.launchers.slurm_task import Task
 from variata.sweeps.options import Options
-from variata.sweeps.slurm import Slurm
-from variata.sweeps.slurm_task import Task
-from variata.sweeps.sweep import SLURM, at_a_time
+from variata.sweeps.sweeper import SLURM, at_a_time
 
 STAND_IN = """#!/bin/bash
 name=$(basename "$0")
@@ -110,7 +110,7 @@ def job(sweep: Path, number: int = 0, **results: object) -> Job:
     made = Job(config, sweep / str(number), overrides=[], title="", group=None, logging={})
     made.folder.mkdir(parents=True, exist_ok=True)
     if results:
-        runs.write_results(made.folder, results)
+        directory.write_results(made.folder, results)
     return made
 
 
@@ -242,14 +242,14 @@ def test_a_job_another_process_is_at_is_not_marked_as_failed(commands, tmp_path)
 
 def test_what_another_process_has_just_done_is_not_done_again(tmp_path, monkeypatch):
     done = job(tmp_path, status="finished", figure=1.0)
-    monkeypatch.setattr("variata.cli.train.start", lambda job: pytest.fail("begun again"))
-    assert worker.whole(done) == 0
+    monkeypatch.setattr(worker, "launched", lambda job: pytest.fail("begun again"))
+    worker.lead(done, None)
     assert outcome(done.folder).results == {"status": "finished", "figure": 1.0}
 
 
 def test_a_job_is_marked_as_failed_before_another_process_may_begin_it(tmp_path, monkeypatch):
     failing = job(tmp_path)
-    mark, free = runs.mark_failed, []
+    mark, free = directory.mark_failed, []
 
     def marked(*words):
         try:
@@ -259,11 +259,11 @@ def test_a_job_is_marked_as_failed_before_another_process_may_begin_it(tmp_path,
             free.append(False)
         mark(*words)
 
-    monkeypatch.setattr(runs, "mark_failed", marked)
-    monkeypatch.setattr("variata.cli.settings.checked", dict)
+    monkeypatch.setattr(directory, "mark_failed", marked)
     monkeypatch.setattr(worker.logging.config, "dictConfig", lambda settings: None)
-    monkeypatch.setattr("variata.cli.train.start", lambda job: 1 / 0)
-    assert worker.whole(failing) == 1
+    monkeypatch.setattr(worker, "launched", lambda job: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        worker.lead(failing, None)
     assert free == [False] and outcome(failing.folder).status == "failed"
 
 
@@ -287,7 +287,7 @@ def handlers():
 
 
 def test_the_process_of_a_job_is_given_most_of_the_time_slurm_gives(tmp_path, handlers):
-    words = "import os, pathlib; pathlib.Path('patience').write_text(os.environ['VARIATA_PATIENCE'])"
+    words = "import pathlib, sys; pathlib.Path('patience').write_text(sys.argv[2])"
     script = tmp_path / "job.py"
     script.write_text(f"import os; os.chdir({str(tmp_path)!r}); {words}")
     with pytest.raises(SystemExit) as ended:
@@ -338,8 +338,8 @@ def test_a_signal_before_a_task_listens_is_heard_when_it_does(tmp_path, monkeypa
 
 VALIDATES_LONG = """
 import sys, time
-from variata.cli import worker
-from variata.training import Training
+from variata.run import __main__ as worker
+from variata.training.module import Training
 
 validation = Training.validation_step
 
@@ -365,8 +365,8 @@ def test_a_run_that_validates_when_its_time_is_over_is_interrupted_and_keeps_its
     file.parent.mkdir()
     file.write_text(Job(config, run, words, "", None, {"version": 1}).dumps())
     process = subprocess.Popen(
-        [sys.executable, "-c", VALIDATES_LONG, str(file), str(os.getpid())],
-        env={**environment(), "VARIATA_PATIENCE": "3"},
+        [sys.executable, "-c", VALIDATES_LONG, str(file), str(os.getpid()), "3"],
+        env=environment(),
         cwd=tmp_path,
         stderr=subprocess.PIPE,
         text=True,

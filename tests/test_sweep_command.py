@@ -14,10 +14,12 @@ from hydra.core.plugins import Plugins
 from omegaconf import OmegaConf
 
 from conftest import ROOT
-from variata import runs
-from variata.cli import launch
-from variata.cli.job import Job
-from variata.sweeps import jobs, local, sweep
+from variata.commands import train
+from variata.run import directory
+from variata.run.job import Job
+from variata.sweeps import jobs
+from variata.sweeps import sweeper as sweep
+from variata.sweeps.launchers import local
 
 SMALL = ["data=digits", "model=mlp_vae", "sweep.report=false"]
 
@@ -51,9 +53,8 @@ class Here:
     def __call__(self, *words: str) -> Command:
         self.begun = []
         self.patch.setattr(sys, "argv", ["train.py", *words])
-        self.patch.setattr(launch, "failed", [])
         self.capsys.readouterr()
-        code = launch.main()
+        code = train.main()
         out, err = self.capsys.readouterr()
         return Command(code, " ".join(f"{out} {err}".split()), self.begun)
 
@@ -61,7 +62,7 @@ class Here:
         """In place of the process of a job."""
         self.begun.append(job)
         job.folder.mkdir(parents=True, exist_ok=True)
-        runs.write_config(job.folder, job.config, job.overrides)
+        directory.write_config(job.folder, job.config, job.overrides)
         (job.folder / "results.json").write_text(json.dumps(self.end(job)))
         return ["true"]
 
@@ -318,7 +319,7 @@ def test_a_launcher_of_arrays_is_handed_a_grid_in_lists_and_a_search_one_by_one(
 
 
 def test_a_launcher_of_hydras_composes_jobs_itself(here, tmp_path, compositions, monkeypatch):
-    monkeypatch.setattr("variata.sweeps.local.apart", lambda config: compositions.append(int(config.seed)))
+    monkeypatch.setattr("variata.sweeps.launchers.local.apart", lambda config: compositions.append(int(config.seed)))
     done = here("-m", *SMALL, "seed=5,6,7", "hydra/launcher=basic")
     assert compositions == [0, 5, 6, 7], done.said
     assert "3 of 3 jobs failed" in done.said  # they left nothing

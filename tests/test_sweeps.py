@@ -20,11 +20,12 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from conftest import ROOT, environment, train_command
-from variata.cli.job import Job
 from variata.errors import ConfigError, Interrupted, RunError
-from variata.sweeps import ending, local
-from variata.sweeps.jobs import Outcome, outcome
-from variata.sweeps.local import Local, shares
+from variata.run.directory import Outcome, outcome
+from variata.run.job import Job
+from variata.sweeps import summary as ending
+from variata.sweeps.launchers import local
+from variata.sweeps.launchers.local import Local, shares
 from variata.sweeps.options import Options
 from variata.sweeps.origin import Origin
 from variata.sweeps.request import Request, quoted
@@ -412,7 +413,7 @@ def test_a_killed_search_is_resumed_and_every_trial_counts_once(tmp_path):
 def workers(folder: Path) -> list[str]:
     """Processes at work on jobs of a sweep."""
     lines = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout.splitlines()
-    return [line for line in lines if "variata.cli.worker" in line and str(folder) in line]
+    return [line for line in lines if "variata.run.__main__" in line and str(folder) in line]
 
 
 @pytest.mark.slow

@@ -20,24 +20,30 @@ import variata.priors
 from attacks import ELSEWHERE, METHOD, NESTED, ODD, PAYLOADS, PLAIN
 from conftest import ROOT
 from models import readme_prior
-from variata import loading, runs
-from variata.cli import quality, toolbox
-from variata.cli.launch import run_dir
-from variata.cli.settings import checked, resumed
+from variata.commands import pictures as toolbox
+from variata.commands import quality
+from variata.commands.train import run_dir
+from variata.config.plain import plain
+from variata.config.schema import checked
+from variata.config.targets import SLOTS, build, check, check_values, locate, matches
 from variata.errors import ConfigError, DataError, RunError, UserError
-from variata.targets import SLOTS, build, check, check_values, locate, matches
+from variata.run import directory, loading
+from variata.run.job import resumed
 
 CONFIG = OmegaConf.to_container(OmegaConf.load(ROOT / "tests" / "run.yaml"))  # as a run writes it
-CONFIG["logger"] = {"_target_": "variata.loggers.wandb", "_partial_": True, "project": "x"}
+CONFIG["logger"] = {"_target_": "variata.run.wandb.wandb", "_partial_": True, "project": "x"}
 ADMITTED = {  # in each slot
-    **{"data": "variata.data.digits.digits", "model": "variata.build.flat", "logger": "variata.loggers.wandb"},
-    **{"model.encoder": "variata.encoders.MLPEncoder", "model.decoder": "variata.decoders.MLPDecoder"},
+    **{"data": "variata.data.digits.digits", "model": "variata.build.flat", "logger": "variata.run.wandb.wandb"},
+    **{
+        "model.encoder": "variata.networks.mlp.MLPEncoder",
+        "model.decoder": "variata.networks.mlp.MLPDecoder",
+    },
     **dict.fromkeys(("posterior", "model.posterior"), "variata.posteriors.Gaussian"),
     **dict.fromkeys(("prior", "model.prior"), "variata.priors.Mixture"),
     **dict.fromkeys(("likelihood", "model.likelihood"), "variata.likelihoods.Bernoulli"),
     **{"objective": "variata.objectives.ELBO", "optimizer": "torch.optim.SGD", "trainer": "lightning.pytorch.Trainer"},
     **{"beta": "variata.schedules.Cosine", "scheduler": "variata.schedules.CosineDecay"},
-    "callbacks.*": "variata.callbacks.EMA",
+    "callbacks.*": "variata.training.callbacks.EMA",
 }
 
 
@@ -168,7 +174,7 @@ def test_no_function_of_ours_confuses_the_gate():
                     found = locate(f"{module}.{name}", slot, kind)
                 except ConfigError:
                     continue
-                assert found.__module__.startswith("variata.") and not found.__module__.startswith("variata.cli.")
+                assert found.__module__.startswith("variata.") and not found.__module__.startswith("variata.commands.")
 
 
 # --- who reads a run --------------------------------------------------------------------------------------------------
@@ -180,7 +186,7 @@ def small_run(tmp_path_factory):
     config = copy.deepcopy(CONFIG)
     config["model"]["latent"] = 2
     for part, name in (("encoder", "MLPEncoder"), ("decoder", "MLPDecoder")):
-        config["model"][part] = {"_target_": f"variata.{part}s.{name}", "_partial_": True, "widths": [8]}
+        config["model"][part] = {"_target_": f"variata.networks.mlp.{name}", "_partial_": True, "widths": [8]}
     run = written(tmp_path_factory.mktemp("runs") / "run", config)
     vae = build(config["model"], "model")
     (run / "checkpoints").mkdir()
@@ -222,7 +228,7 @@ def test_a_reader_builds_nothing_else(planted, tmp_path, small_run, monkeypatch,
     key, value = POISON[place]
     if command == "load" and key.startswith("data"):
         pytest.skip("it reads no data")
-    run = written(tmp_path / "run", changed(runs.read_config(small_run), key, planted(value)))
+    run = written(tmp_path / "run", changed(directory.read_config(small_run), key, planted(value)))
     (run / "checkpoints").symlink_to(small_run / "checkpoints")
     with pytest.raises((ConfigError, RunError), match=r"may not be built|has the wrong type|holds \$\{oc.env:MY_TOKEN"):
         read(command, run, tmp_path / "out", monkeypatch)
@@ -231,7 +237,7 @@ def test_a_reader_builds_nothing_else(planted, tmp_path, small_run, monkeypatch,
 
 @pytest.mark.parametrize("command", READERS)
 def test_a_reader_does_not_look_at_what_it_does_not_need(planted, tmp_path, small_run, monkeypatch, command):
-    config = runs.read_config(small_run)
+    config = directory.read_config(small_run)
     for key in ("callbacks.x", "trainer", "logger", "optimizer", "objective", "beta", "prior", "evaluate", "remote"):
         config = changed(config, key, planted(METHOD))
     run = written(tmp_path / "run", config)
@@ -273,13 +279,13 @@ def test_aliases_that_grow_without_bound_are_refused(tmp_path):
     rows = ["a: &a [1, 1]", *(f"{b}: &{b} [*{a}, *{a}]" for a, b in itertools.pairwise("abcdefghijklmnopqrstuvwxyz"))]
     (tmp_path / "config.yaml").write_text("\n".join(rows))
     with pytest.raises(RunError, match="aliases"):
-        runs.read_config(tmp_path)
+        directory.read_config(tmp_path)
 
 
 def test_a_configuration_nested_without_end_is_refused(tmp_path):
     (tmp_path / "config.yaml").write_text("x: " + "[" * 900 + "]" * 900)
     with pytest.raises(RunError, match="cannot be read"):
-        runs.read_config(tmp_path)
+        directory.read_config(tmp_path)
 
 
 # --- what may ---------------------------------------------------------------------------------------------------------
@@ -300,7 +306,7 @@ def test_every_option_passes(words):
     OmegaConf.register_new_resolver("run_dir", run_dir, replace=True)
     given = [*words, "data.root=x"] if "data=image_folder" in words else words
     with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        config = runs.plain(hydra.compose("config", given))
+        config = plain(hydra.compose("config", given))
     config = {name: value for name, value in config.items() if name not in ("sweep", "jobs")}
     assert checked(config) == config
 

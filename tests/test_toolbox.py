@@ -9,14 +9,13 @@ from PIL import Image
 from torch import nn
 
 from models import Returns
-from variata import pictures
-from variata.blocks import Concat
-from variata.cli import toolbox
-from variata.core import VAE, Rung
+from variata.commands import pictures as toolbox
+from variata.core import VAE, Concat, Rung
 from variata.distributions import normal
 from variata.errors import ConfigError, RunError
-from variata.loading import load
-from variata.metrics.attributes import areas, effect, fit_probes, mean_difference, probe_direction
+from variata.evaluation import pictures
+from variata.evaluation.attributes import areas, effect, fit_probes, mean_difference, probe_direction
+from variata.run.loading import load
 
 
 def two_groups(n=4000, dims=3):

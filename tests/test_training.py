@@ -14,20 +14,20 @@ from lightning.pytorch.callbacks import EarlyStopping, Timer
 
 from models import resnet, small
 from variata.build import flat
-from variata.callbacks import EMA, Best, Last, Pictures
-from variata.checkpoints import Files
-from variata.cli.report import latent_shapes
+from variata.core import Encoder
 from variata.data.digits import digits
-from variata.decoders import MLPDecoder
-from variata.encoders import Encoder
 from variata.errors import Diverged, Interrupted
 from variata.likelihoods import Bernoulli
-from variata.loggers import CSV
+from variata.networks.mlp import MLPDecoder
 from variata.objectives import ELBO, IWAE
 from variata.posteriors import Gaussian
 from variata.priors import StandardNormal
+from variata.run.csv import CSV
+from variata.run.report import latent_shapes
 from variata.schedules import Constant, Linear
-from variata.training import Training
+from variata.training.callbacks import EMA, Best, Last, Pictures
+from variata.training.checkpoints import Files
+from variata.training.module import Training
 
 
 class Records(pl.loggers.Logger):
@@ -196,7 +196,7 @@ def test_metrics_of_a_resumed_run_are_those_of_an_uninterrupted_one(tmp_path, up
 
 @pytest.mark.parametrize(("updates_per_call", "step"), [(1, 6), (4, 4)])
 def test_training_is_saved_before_it_compiles(tmp_path, monkeypatch, updates_per_call, step):
-    monkeypatch.setattr("variata.training.EAGER_UPDATES", 6)
+    monkeypatch.setattr("variata.training.module.EAGER_UPDATES", 6)
     monkeypatch.setattr(torch, "compile", lambda function: function)
     kept = Kept(tmp_path, every=math.inf)
     run(tmp_path, updates_per_call, epochs=1, callbacks=[kept], compile=True)
@@ -312,7 +312,7 @@ def test_nan_can_be_skipped(tmp_path):
 
 
 def test_skipping_gives_up_when_nothing_else_happens(tmp_path, monkeypatch):
-    monkeypatch.setattr("variata.training.SKIPPED", 5)
+    monkeypatch.setattr("variata.training.module.SKIPPED", 5)
     with pytest.raises(Diverged, match="update 5"):
         run(tmp_path, objective=AllNaN(), on_nan="skip")
 
@@ -379,7 +379,7 @@ def test_a_moving_average_takes_running_statistics_with_it(tmp_path):
 
 @pytest.mark.slow
 def test_compiled_training_is_eager_training_to_rounding(tmp_path, monkeypatch):
-    monkeypatch.setattr("variata.training.EAGER_UPDATES", 3)
+    monkeypatch.setattr("variata.training.module.EAGER_UPDATES", 3)
     monkeypatch.setattr(torch._inductor.config, "fallback_random", True)
     eager, compiled = run(tmp_path, epochs=1), run(tmp_path, epochs=1, compile=True)
     assert torch.allclose(weights(eager), weights(compiled), atol=2e-4)

@@ -19,10 +19,11 @@ from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 from wandb.wandb_agent import Agent
 
 from conftest import ROOT, environment, train_command
-from variata import loggers, runs
-from variata.cli.job import Job
-from variata.cli.wandb_sweep import convert
+from variata.commands.wandb_sweep import convert
 from variata.errors import ConfigError
+from variata.run import directory, secrets
+from variata.run import wandb as loggers
+from variata.run.job import Job
 from variata.sweeps.options import Options
 from variata.sweeps.space import read
 from variata.sweeps.wandb_yaml import document, dump
@@ -35,7 +36,7 @@ SWEEPS = sorted(path.stem for path in (ROOT / "conf" / "sweep").glob("*.yaml"))
 
 def variata(*words):
     """The console script as a user runs it."""
-    code = "import sys; from variata.cli.main import main; sys.exit(main())"
+    code = "import sys; from variata.commands.main import main; sys.exit(main())"
     return subprocess.run(
         [sys.executable, "-c", code, *words], capture_output=True, text=True, env=environment(), cwd=ROOT
     )
@@ -183,7 +184,7 @@ def test_what_means_nothing_to_wandbs_agents_is_refused(words, said):
 
 
 def test_a_sweep_is_printed_without_torch():
-    code = "import sys; from variata.cli.wandb_sweep import main; sys.argv[1:] = ['optuna']; main(); "
+    code = "import sys; from variata.commands.wandb_sweep import main; sys.argv[1:] = ['optuna']; main(); "
     code += "sys.exit('torch' in sys.modules)"
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment(), cwd=ROOT).returncode == 0
@@ -336,7 +337,7 @@ def test_secrets_are_in_no_file_of_a_run(jobs, kept):
     for job in jobs:
         files = [path for path in job.rglob("*") if path.is_file()]
         assert len(files) > 5 and not [path for path in files if b"sesame" in path.read_bytes()]
-        assert runs.read_config(job)["remote"]["hf_token"] is None
+        assert directory.read_config(job)["remote"]["hf_token"] is None
     assert json.loads(kept[0]["config"]["remote"])["user"] == "me"
 
 
@@ -423,14 +424,14 @@ def test_a_shortened_text_keeps_its_ends():
 @pytest.mark.parametrize("key", ["token", "hf_token", "apiKey", "api_key", "password", "AWS_SECRET_ACCESS_KEY"])
 def test_a_secret_is_known_by_its_key(key):
     config = {"a": {key: "sesame", "b": [{key: {"deep": "sesame"}}]}}
-    assert runs.public(config) == {"a": {key: None, "b": [{key: None}]}}
+    assert secrets.public(config) == {"a": {key: None, "b": [{key: None}]}}
     words = [f"+a.{key}=sesame", f"+a={{{key}:sesame}}", "b=1"]
-    assert runs.public_words(words) == [f"+a.{key}=null", "+a=null", "b=1"]
+    assert secrets.public_words(words) == [f"+a.{key}=null", "+a=null", "b=1"]
 
 
 @pytest.mark.parametrize("key", ["tokens", "token_dim", "monkey", "key", "latent", "secretary"])
 def test_other_keys_are_no_secrets(key):
-    assert runs.public({key: 3}) == {key: 3} and runs.public_words([f"{key}=3"]) == [f"{key}=3"]
+    assert secrets.public({key: 3}) == {key: 3} and secrets.public_words([f"{key}=3"]) == [f"{key}=3"]
 
 
 # --- workspaces -------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 if TYPE_CHECKING:
-    from variata.cli.job import Job
+    from variata.run.job import Job
     from variata.sweeps.jobs import Ended
 
 
@@ -22,7 +22,7 @@ class Sweep(Sweeper):
         self.context, self.task, self.settings = hydra_context, task_function, config
 
     def sweep(self, arguments: list[str]) -> Any:
-        from variata.sweeps.sweep import sweep
+        from variata.sweeps.sweeper import sweep
 
         return sweep(self.context, self.task, self.settings, arguments)
 
@@ -60,7 +60,7 @@ class Joblib(ProcessLauncher):
         self.jobs = 1 if jobs is None else jobs
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        from variata.sweeps.local import Local
+        from variata.sweeps.launchers.local import Local
 
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
         self.local = Local(self.jobs, gpus=config.trainer.accelerator != "cpu")
@@ -84,7 +84,7 @@ class SubmititSlurm(ProcessLauncher):
         self.together = min(20 * max(5, jobs or sys.maxsize), sys.maxsize)
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        from variata.sweeps.slurm import Slurm
+        from variata.sweeps.launchers.slurm import Slurm
 
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
         self.slurm = Slurm(self.jobs, self.max_num_timeout, self.options)

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from variata.loading import load
+    from variata.run.loading import load
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load"]
@@ -11,7 +11,7 @@ __all__ = ["__version__", "load"]
 
 def __getattr__(name: str):  # torch takes seconds to import; a mistyped option should not wait for it
     if name == "load":
-        from variata.loading import load
+        from variata.run.loading import load
 
         return load
     raise AttributeError(f"module 'variata' has no attribute {name!r}")

@@ -10,9 +10,7 @@ from functools import partial
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from variata.blocks import Concat
-from variata.core import VAE, Rung, Size
-from variata.encoders import Encoder
+from variata.core import VAE, Concat, Encoder, Rung, Size
 from variata.likelihoods import Likelihood
 
 Factory = Callable[..., nn.Module]

@@ -11,6 +11,7 @@ Kingma & Welling 2013, https://arxiv.org/abs/1312.6114; Sønderby et al. 2016, h
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -104,6 +105,53 @@ class Trace:
         return rows.unflatten(0, (self.samples, -1))  # [N] -> [K, B]
 
 
+class Encoder(nn.Module, ABC):
+    """Deterministic features of an image.
+
+    Args:
+        shape: Of an image, [C, H, W].
+
+    Attributes:
+        features: Shape of each element returned, top rung first.
+    """
+
+    features: list[Size]
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """x [N, C, H, W] -> features [N, F, ...], one per rung, top first; a flat model returns one."""
+
+
+class Decoder(nn.Module, ABC):
+    """Maps the state below the last rung to the likelihood's parameters.
+
+    Every decoder adds a bias of its own to each parameter, so that training can start at the mean image.
+
+    Args:
+        state: Shape of the state, [S, ...].
+        shape: Of the parameters, [P, H, W].
+    """
+
+    def __init__(self, state: Size, shape: Size) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(shape))  # [P, H, W]
+
+    def forward(self, state: Tensor) -> Tensor:
+        """state [N, S, ...] -> parameters [N, P, H, W]."""
+        return self.body(state) + self.bias
+
+    @abstractmethod
+    def body(self, state: Tensor) -> Tensor:
+        """The same without the bias."""
+
+
+class Concat(nn.Module):
+    """Merges a draw into the state by concatenation; with an empty state, z is the state."""
+
+    def forward(self, state: Tensor, z: Tensor) -> Tensor:  # [N, S], [N, D] -> [N, S + D]
+        return torch.cat([state, z], 1)
+
+
 class Rung(nn.Module):
     """One latent variable: its posterior, its prior, and how its draw enters the state passed down.
 
@@ -117,14 +165,19 @@ class Rung(nn.Module):
         super().__init__()
         self.posterior, self.prior, self.merge = posterior, prior, merge
 
-    def forward(self, state: Tensor, features: Tensor | None = None, temperature: float = 1.0) -> tuple[Latent, Tensor]:
-        """state [N, *S], features [N, *F] -> the latent and the next state.
+    def forward(
+        self, state: Tensor, h: Tensor | None = None, z: Tensor | None = None, temperature: float = 1.0
+    ) -> tuple[Latent, Tensor]:
+        """state [N, *S] -> the latent and the next state.
 
-        Without features it generates: q is p at the temperature.
+        Args:
+            h: Features of the images, [N, *F]. Without them it generates: q is p at the temperature.
+            z: Given, [N, *D]: scored, not drawn.
+            temperature: Of p, where it generates.
         """
         p = self.prior(state)
-        q = tempered(p, temperature) if features is None else self.posterior(features, state, p)
-        z, log_q = draw(q)
+        q = tempered(p, temperature) if h is None else self.posterior(h, state, p)
+        z, log_q = draw(q) if z is None else (z, q.log_prob(z))
         return Latent(z, log_q, q, p), self.merge(state, z)
 
 
@@ -166,7 +219,7 @@ class VAE(nn.Module):
         """
         state = self._root(z[0].shape[0])
         for i, rung in enumerate(self.rungs):
-            state = rung.merge(state, z[i]) if i < len(z) else rung(state, None, temperature)[1]
+            state = rung.merge(state, z[i]) if i < len(z) else rung(state, temperature=temperature)[1]
         return self.likelihood(self.decoder(state))
 
     def sample(self, n: int, temperature: float = 1.0) -> Distribution:
@@ -181,12 +234,33 @@ class VAE(nn.Module):
         """p(x | z) for one draw z ~ q(z | x) per image."""
         return self(x).px
 
+    def codes(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Features of images x [N, C, H, W]: the posterior mean of each rung given those above, top first, [N, *D]."""
+        state, codes = self._root(x.shape[0]), []
+        for rung, h in zip(self.rungs, self.encoder(x), strict=True):
+            codes.append(rung.posterior(h, state, rung.prior(state)).mean)
+            state = rung.merge(state, codes[-1])
+        return tuple(codes)
+
+    def log_joint(self, x: Tensor, *z: Tensor) -> Tensor:
+        """log p(x, z) = log p(x | z) + sum_l log p(z_l | z_<l) of images x [N, C, H, W] and latents, top first: [N]."""
+        state, log_p = self._root(x.shape[0]), x.new_zeros(x.shape[0])
+        for rung, given in zip(self.rungs, z, strict=True):
+            latent, state = rung(state, z=given)
+            log_p = log_p + latent.log_q  # without features q is p
+        return log_p + self.likelihood(self.decoder(state)).log_prob(x)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self.root.device
+
     def _descend(
         self, n: int, features: Iterable[Tensor | None], temperature: float = 1.0
     ) -> tuple[tuple[Latent, ...], Tensor]:
         state, latents = self._root(n), []
         for rung, h in zip(self.rungs, features, strict=True):
-            latent, state = rung(state, h, temperature)
+            latent, state = rung(state, h, temperature=temperature)
             latents.append(latent)
         return tuple(latents), state
 

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from variata.blocks import project
 from variata.core import Size
 from variata.distributions import normal
 
@@ -46,3 +45,12 @@ class Gaussian(Posterior):
     def forward(self, h: Tensor, state: Tensor, p: Distribution) -> Distribution:
         mean, s = self.head(torch.cat([h, state], 1)).float().chunk(2, 1)
         return normal(mean, (self.bound * torch.tanh(s / self.bound)).exp())
+
+
+def project(inputs: Size, outputs: Size) -> nn.Module:
+    """A linear map between feature shapes: `Linear` between vectors, 3x3 `Conv2d` between maps of one size."""
+    if len(inputs) == len(outputs) == 1:
+        return nn.Linear(inputs[0], outputs[0])
+    if tuple(inputs[1:]) == tuple(outputs[1:]):
+        return nn.Conv2d(inputs[0], outputs[0], 3, padding=1)
+    raise ValueError(f"No projection from features of shape {tuple(inputs)} to {tuple(outputs)}: sizes differ.")

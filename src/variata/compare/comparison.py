@@ -100,9 +100,9 @@ def chosen_metric(by: str | None) -> Metric:
 
 def near(given: str, known: set[str]) -> str:
     """Keys that resemble the one given."""
-    from variata.cli.launch import suggestion
+    from variata.messages import did_you_mean
 
-    return suggestion(given, known, listed=8).partition("See `python")[0].strip()
+    return did_you_mean(given, known, 8)
 
 
 def _told(finished: Sequence[Run], metric: Metric | None = None) -> list[str]:

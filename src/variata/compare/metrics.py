@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from variata.compare.config import printable
 from variata.compare.read import Run
-from variata.runs import LOW_ESS
+from variata.run.directory import LOW_ESS
 
 NATS = "nats per image"
 AT_MOST, DAGGER = "≤ ", "†"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from variata import runs
+from variata import atomic
 from variata.compare import keys
 from variata.compare.behind import Behind
 from variata.compare.comparison import Comparison
@@ -283,6 +283,6 @@ def write(path: Path, words: str) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        runs.write(path, words)
+        atomic.write(path, words)
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {error.strerror}. Give the report another place.") from error

@@ -1,48 +1,20 @@
 """Single jobs of a sweep: composed here, done by a process of their own, judged by what they leave behind."""
 
-import math
-import os
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, open_dict, read_write
 
-from variata import runs
-from variata.cli.job import Job, composed_job, resolved
+from variata import atomic
 from variata.errors import ConfigError
+from variata.run import directory
+from variata.run.directory import BUSY, outcome
+from variata.run.job import Job, composed_job, resolved
 
 Ended = Callable[[Job], None]
-STATUSES = ("finished", "pruned", "failed", "interrupted")
-BUSY = 75  # exit code of a process that found another at its job
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a job ended.
-
-    Args:
-        status: "finished", "pruned", "failed", "interrupted", or "not begun".
-        results: What results.json holds.
-    """
-
-    status: str
-    results: dict[str, Any] = field(default_factory=dict)
-
-    def values(self, names: Sequence[str]) -> list[float]:
-        """Some figures; none of them if one is missing or not finite."""
-        values = [self.results.get(name) for name in names]
-        known = [float(value) for value in values if isinstance(value, int | float) and math.isfinite(value)]
-        return known if len(known) == len(values) else []
-
-    @property
-    def well(self) -> bool:
-        """Whether there is nothing left to do."""
-        return self.status in ("finished", "pruned")
 
 
 def compose(context: HydraContext, config: DictConfig, overrides: list[str], number: int) -> Job:
@@ -68,18 +40,6 @@ def compose(context: HydraContext, config: DictConfig, overrides: list[str], num
     return composed_job(resolved(composed))
 
 
-def outcome(folder: Path) -> Outcome:
-    """How the job of a run directory ended, by its results.json."""
-    results = runs.earlier_results(folder / "results.json")
-    return Outcome(results["status"], results) if results.get("status") in STATUSES else Outcome("not begun")
-
-
-def mark_refused(folder: Path, why: str) -> None:
-    """Say in results.json that a job failed because its configuration cannot be composed."""
-    folder.mkdir(parents=True, exist_ok=True)
-    runs.write_results(folder, {"status": "failed", "error": why})
-
-
 def command(job: Job) -> list[str]:
     """What does a job: a process that reads it from a file beside the sweep's run directories.
 
@@ -88,8 +48,8 @@ def command(job: Job) -> list[str]:
     file = beside(job, "json")
     file.parent.mkdir(parents=True, exist_ok=True)
     job.folder.mkdir(parents=True, exist_ok=True)
-    runs.write(file, job.dumps(), secret=True)
-    return [sys.executable, "-P", "-m", "variata.cli.worker", str(file)]
+    atomic.write(file, job.dumps(), secret=True)
+    return [sys.executable, "-P", "-m", "variata.run", str(file)]
 
 
 def beside(job: Job, kind: str) -> Path:
@@ -101,11 +61,6 @@ def ensure_marked(job: Job, code: int) -> None:
     """Say in results.json that the job failed, where its process no longer could."""
     if outcome(job.folder).status == "not begun" and code != BUSY:
         how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-        runs.mark_failed(
+        directory.mark_failed(
             job.folder, job.config, job.overrides, f"The process of the job {how}. Look into {job.folder}/train.log."
         )
-
-
-def cores() -> list[int]:
-    """The cores this process may use."""
-    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))

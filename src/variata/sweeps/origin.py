@@ -15,8 +15,9 @@ from hydra.core.config_search_path import SearchPathElement
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from variata.cli.launch import CONF, say
+from variata.config.compose import CONF
 from variata.errors import ConfigError, RunError
+from variata.messages import say
 
 PRIMARY = "config"  # ours
 PASSING = ("hydra/launcher", "hydra.launcher", "hydra.sweep.dir", "hydra.searchpath", "hydra.mode")  # of one command

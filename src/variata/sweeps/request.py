@@ -13,7 +13,7 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from variata import __version__, runs
+from variata import __version__, atomic
 from variata.errors import ConfigError, RunError, UserError
 from variata.sweeps import space
 from variata.sweeps.options import Options, options
@@ -42,7 +42,7 @@ class Request:
     def save(self, folder: Path) -> None:
         """Write sweep.json, from which it can be resumed."""
         text = json.dumps({**asdict(self), "version": __version__}, indent=2) + "\n"
-        runs.write(folder / "sweep.json", text, secret=True)
+        atomic.write(folder / "sweep.json", text, secret=True)
 
     @classmethod
     def load(cls, folder: Path) -> "Request":

@@ -13,17 +13,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from sqlalchemy import URL
 
-from variata.cli.job import Job
-from variata.cli.launch import say
 from variata.errors import ConfigError, RunError
-from variata.sweeps.jobs import Outcome, outcome
+from variata.messages import say
+from variata.run.directory import Outcome, outcome
+from variata.run.job import Job
+from variata.run.pruning import STUDY, storage
 from variata.sweeps.options import Options, direction
 from variata.sweeps.space import Axis, Range, Space, Values
 
 if TYPE_CHECKING:
     import optuna
-
-STUDY = "sweep"
 
 
 @dataclass(frozen=True)
@@ -216,13 +215,6 @@ def draw(
     begun = optuna.Trial(study, trial._trial_id)
     for name, distribution in distributions.items():
         begun._suggest(name, distribution)  # as `Study.ask` does
-
-
-def storage(url: str) -> "optuna.storages.BaseStorage":
-    """SQLite, patient with the other processes that write."""
-    import optuna
-
-    return optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}})
 
 
 def sampler(name: str | None, seed: int, parallel: int) -> "optuna.samplers.BaseSampler":

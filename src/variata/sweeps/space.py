@@ -22,8 +22,8 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep, Transformer, ValueType
 
-from variata.cli.launch import say
 from variata.errors import ConfigError
+from variata.messages import say
 
 
 @dataclass(frozen=True)

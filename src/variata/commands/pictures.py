@@ -1,0 +1,259 @@
+"""What a trained model can do, as pictures: reconstruct, sample, interpolate, traverse, attributes."""
+
+import json
+import math
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from variata import atomic
+from variata.core import VAE
+from variata.data.module import ImageDataModule
+from variata.errors import ConfigError, RunError
+from variata.evaluation import attributes, pictures
+from variata.evaluation.pictures import grid, save, save_moving
+from variata.evaluation.quality import require_pictures
+from variata.evaluation.samplers import MixtureSampler, PriorSampler, Sampler, training_codes
+from variata.run import directory, loading
+from variata.run.guard import guarded
+from variata.run.loading import device
+from variata.training.callbacks import STRENGTHS
+
+JUDGED = 1000  # held-out images the effect of an edit is measured on
+MANY = 10**6
+RANGES = {  # of arguments
+    **{"images": (1, MANY), "dimensions": (1, MANY), "steps": (2, MANY), "limit": (2, 10**9)},
+    **{"temperature": (0, 100), "seed": (0, 2**32 - 1)},
+}
+
+
+def main(command: str) -> int:
+    """`variata <command> RUN`; returns the exit code."""
+    arguments = parser(command).parse_args()
+    return guarded(lambda: execute(command, arguments))
+
+
+def execute(command: str, arguments: Namespace) -> None:
+    """Load the run, draw, and say where the pictures are."""
+    for name, (least, most) in RANGES.items():
+        if not least <= (value := getattr(arguments, name, least)) <= most:
+            raise ConfigError(f"--{name} is a number from {least} to {most}, got {value}.")
+    if arguments.out is None:
+        directory.require_own(arguments.run, ("images", "attributes.json"))
+    vae = loading.load(arguments.run).to(device(arguments.device))
+    with torch.no_grad(), pictures.noise(arguments.seed):
+        paths = COMMANDS[command](vae, arguments)
+    for path in paths:
+        Console().print(str(path), soft_wrap=True, highlight=False)
+
+
+def reconstruct(vae: VAE, arguments: Namespace) -> list[Path]:
+    """Images of a split, each followed by its reconstruction."""
+    x = images(vae, opened(arguments), arguments, arguments.images)
+    shown = vae.reconstruct(x).mean
+    both = shown if arguments.alone else pictures.pairs(x, shown)
+    return [save(grid(both, columns=16), folder(arguments) / f"reconstruct_{arguments.split}.png")]
+
+
+def sample(vae: VAE, arguments: Namespace) -> list[Path]:
+    """Means of p(x | z) for z of the prior, or of a mixture of Gaussians fitted to the training images' codes."""
+    if arguments.sampler == "prior":
+        sampler: Sampler = PriorSampler(vae, arguments.temperature)
+    else:
+        codes = training_codes(vae, opened(arguments))
+        sampler = MixtureSampler(codes, temperature=arguments.temperature, seed=arguments.seed)
+    drawn = vae.decode(sampler(arguments.images), temperature=arguments.temperature).mean
+    return [save(grid(drawn, columns=8), folder(arguments) / f"sample_{arguments.sampler}.png")]
+
+
+def interpolate(vae: VAE, arguments: Namespace) -> list[Path]:
+    """From one image to another, a row for each pair."""
+    x = images(vae, opened(arguments), arguments, 2 * arguments.images)
+    if len(x) < 2:
+        raise ConfigError(f"The {arguments.split} split has {len(x)} image; an interpolation needs two.")
+    return save_moving(
+        pictures.interpolation(vae, x, arguments.steps), folder(arguments) / f"interpolate_{arguments.split}"
+    )
+
+
+def traverse(vae: VAE, arguments: Namespace) -> list[Path]:
+    """One image's code moved along the dimensions that carry most, a row for each.
+
+    Dimensions are ranked by KL where it is known for each, else by the variance of their posterior means. Each goes
+    from -3 to 3 standard deviations of the prior around its mean, or of the codes where the prior's are not known.
+    """
+    x = images(vae, opened(arguments), arguments, 200)
+    if not 0 <= arguments.index < len(x):
+        raise ConfigError(f"--index is a number from 0 to {len(x) - 1}, got {arguments.index}.")
+    x = torch.cat([x[arguments.index :], x[: arguments.index]])
+    moved = pictures.traversal(vae, x, arguments.dimensions, arguments.steps)
+    show(moved)
+    return save_moving(moved.images, folder(arguments) / f"traverse_{arguments.split}")
+
+
+def show(moved: pictures.Traversal) -> None:
+    """A table of the rows of a traversal."""
+    table = Table(caption=f"{pictures.DEVIATIONS:g} standard deviations of the {moved.around} either way")
+    for heading in ("row", "dimension", moved.score, "from", "to"):
+        table.add_column(heading)
+    for row, dimension in enumerate(moved.dimensions):
+        first, last = moved.values[row, [0, -1]].tolist()
+        table.add_row(str(row + 1), str(dimension), f"{moved.scores[row]:.4g}", f"{first:.2f}", f"{last:.2f}")
+    Console().print(table)
+
+
+def edit(vae: VAE, arguments: Namespace) -> list[Path]:
+    """Attributes' directions, applied to held-out images and judged by linear probes."""
+    data, paths = opened(arguments), []
+    columns = {name: attributes.column(data, name) for name in arguments.attribute}
+    judged = images(vae, data, arguments, JUDGED)
+    if len(judged) < 2:
+        raise ConfigError(f"The {arguments.split} split has {len(judged)} image; edits are judged on two or more.")
+    codes, values = attributes.labelled_codes(vae, data, arguments.limit)
+    probes = attributes.fit_probes(codes, values)
+    held_out = data.read_attributes().values[arguments.split][:JUDGED]
+    areas = attributes.areas(probes, pictures.code(vae, judged), held_out)
+    names, path = data.read_attributes().names, figures_file(arguments)
+    results = earlier(path)
+    for name, a in columns.items():
+        vector = attributes.mean_difference(codes, values[:, a])
+        directions = {"mean": vector, "probe": attributes.probe_direction(probes.weight[a], vector)}
+        results[name] = {
+            "auc": areas[a] if math.isfinite(areas[a]) else None,
+            "images": len(codes),
+            "with": int(values[:, a].sum()),
+        }
+        for kind, direction in directions.items():
+            moved = attributes.effect(vae, probes, judged, direction, arguments.strengths)
+            results[name][kind] = summary(names, a, direction, arguments.strengths, moved)
+            shown = pictures.edits(vae, judged[: arguments.images], direction, arguments.strengths)
+            labels = [f"{strength:+g}" for strength in arguments.strengths]
+            paths += save_moving(shown, folder(arguments) / f"attribute_{name}_{kind}", labels)
+        report(name, results[name])
+    atomic.write(path, json.dumps(results, indent=2) + "\n")
+    return [*paths, path]
+
+
+def summary(names: tuple[str, ...], a: int, direction: Tensor, strengths: list[float], moved: Tensor) -> dict:
+    """What attributes.json holds of one direction: the vector, and how far the probes of all attributes moved."""
+    others = torch.cat([moved[:, :a], moved[:, a + 1 :]], 1).abs()
+    return {
+        "vector": direction.flatten().tolist(),
+        "strengths": strengths,
+        "moved": moved[:, a].tolist(),
+        "others": others.mean(1).tolist(),
+        "each": {name: moved[:, i].tolist() for i, name in enumerate(names) if i != a},
+    }
+
+
+def report(name: str, results: dict) -> None:
+    """A table of how far an attribute's probe moved, and what moved with it."""
+    having = f"{results['with']:,} of {results['images']:,} training images"
+    area = "unknown" if results["auc"] is None else f"{results['auc']:.3f}"
+    table = Table(
+        title=f"{name}: {having}, AUC of its probe {area}",
+        caption="change of the probes' logits on held-out images, decoded and encoded again, in standard deviations",
+        title_justify="left",
+    )
+    for heading in ("direction", "strength", name, "others", "most moved"):
+        table.add_column(heading)
+    for kind in ("mean", "probe"):
+        found = results[kind]
+        for t, strength in enumerate(found["strengths"]):
+            if strength == 0:  # where nothing moves
+                continue
+            most = sorted(found["each"], key=lambda other: -abs(found["each"][other][t]))[:2]
+            listed = ", ".join(f"{other} {found['each'][other][t]:+.2f}" for other in most)
+            table.add_row(kind, f"{strength:+g}", f"{found['moved'][t]:+.2f}", f"{found['others'][t]:.2f}", listed)
+    Console().print(table)
+
+
+def opened(arguments: Namespace) -> ImageDataModule:
+    """The data of the run."""
+    data = loading.open_data(arguments.run, arguments.data_root, arguments.data_cache)
+    require_pictures(data)
+    return data
+
+
+def images(vae: VAE, data: ImageDataModule, arguments: Namespace, n: int) -> Tensor:
+    """The first n images of the split asked for, as the model sees them, [n, C, H, W]; fewer where it has no more."""
+    return data.prepare(data.images[arguments.split][:n], arguments.split).to(vae.device)
+
+
+def folder(arguments: Namespace) -> Path:
+    """Where the pictures go."""
+    return arguments.out or arguments.run / "images"
+
+
+def figures_file(arguments: Namespace) -> Path:
+    """Where the figures and vectors of attributes go."""
+    return (arguments.out or arguments.run) / "attributes.json"
+
+
+def earlier(path: Path) -> dict:
+    """What an earlier command found of other attributes."""
+    if not path.is_file():
+        return {}
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise RunError(f"{path} is damaged ({error}). Delete it to go on without what it holds.") from error
+
+
+COMMANDS: dict[str, Callable[[VAE, Namespace], list[Path]]] = {
+    "reconstruct": reconstruct,
+    "sample": sample,
+    "interpolate": interpolate,
+    "traverse": traverse,
+    "attributes": edit,
+}
+
+
+def parser(command: str) -> ArgumentParser:
+    """The arguments of a command."""
+    result = ArgumentParser(f"variata {command}", description=COMMANDS[command].__doc__)
+    add = result.add_argument
+    add("run", type=Path, metavar="RUN", help="run directory, outputs/<data>-<model>/<run>")
+    add(
+        "--images",
+        type=int,
+        default=64 if command in ("sample", "reconstruct") else 8,
+        help="images or rows shown (%(default)s)",
+    )
+    add("--seed", type=int, default=0, help="of everything drawn (%(default)s)")
+    add("--device", choices=("cpu", "cuda"), help="(cuda where there is one)")
+    add("--out", type=Path, help="folder of the pictures; RUN/images if not given")
+    add("--data-root", help="where the data is now, if it moved")
+    add("--data-cache", help="folder of packed images, if it is not VARIATA_CACHE")
+    if command != "sample":
+        add("--split", choices=("val", "test"), default="test", help="of the images shown (%(default)s)")
+    if command == "reconstruct":
+        add("--alone", action="store_true", help="leave the originals out")
+    if command == "sample":
+        add(
+            "--temperature",
+            type=float,
+            default=1.0,
+            help="factor of the standard deviations of the prior or of a mixture's components (%(default)s)",
+        )
+        add(
+            "--sampler",
+            choices=("prior", "gmm"),
+            default="prior",
+            help="gmm: a mixture fitted to codes (%(default)s)",
+        )
+    if command in ("interpolate", "traverse"):
+        add("--steps", type=int, default=pictures.STEPS, help="pictures in a row (%(default)s)")
+    if command == "traverse":
+        add("--dimensions", type=int, default=8, help="rows, those that carry most (%(default)s)")
+        add("--index", type=int, default=0, help="number of the image whose code is moved (%(default)s)")
+    if command == "attributes":
+        add("--attribute", action="append", required=True, metavar="NAME", help="such as Smiling; may be repeated")
+        add("--strengths", type=float, nargs="+", default=STRENGTHS, help="of the edits (%(default)s)")
+        add("--limit", type=int, default=20_000, help="training images the directions are computed from (%(default)s)")
+    return result

@@ -1,1 +1,0 @@
-"""Estimators of how good a model is. Nats per image, accumulated in float64, exact over devices."""

@@ -1,0 +1,1 @@
+"""Encoders, each beside the decoder that mirrors it."""

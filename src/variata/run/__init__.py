@@ -1,0 +1,1 @@
+"""One run: its directory, how it starts, what it writes down."""

@@ -1,0 +1,289 @@
+"""One run, from a composed configuration to results.json."""
+
+import logging
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Callback, EarlyStopping
+from lightning.pytorch.loggers import Logger, WandbLogger
+
+from variata import atomic
+from variata.config.plain import Config
+from variata.config.schema import OURS
+from variata.config.targets import build, constructing
+from variata.core import VAE, Decoder
+from variata.data.module import ImageDataModule
+from variata.errors import ConfigError, Diverged, Interrupted, UserError
+from variata.evaluation.quality import judge, require_pictures
+from variata.likelihoods import Likelihood
+from variata.run import directory, loading, secrets
+from variata.run.csv import CSV
+from variata.run.job import Job
+from variata.run.ranks import ranks
+from variata.run.report import plan, results_table
+from variata.run.wandb import IDENTITY, finish, remembered
+from variata.signals import signals_to
+from variata.training import checkpoints
+from variata.training.callbacks import EMA, Best, EarlyStops, Last, Pictures, Progress
+from variata.training.module import Training
+
+if TYPE_CHECKING:
+    from variata.run.pruning import Pruning
+
+log = logging.getLogger("variata")
+
+REMEDY = {"binary": "bernoulli", "8-bit": "gaussian or likelihood=discretized_logistic", "real": "gaussian"}
+
+
+class Run:
+    """One run: its parts built and its data read, ready to start."""
+
+    def __init__(self, job: Job) -> None:
+        self.job, config, folder = job, job.config, job.folder
+        self.config, self.folder = config, folder
+        self.best = folder / "checkpoints" / "best.ckpt"
+        self.resume: Path | None = None
+        earlier: dict[str, Any] = {}
+        if config["resume"]:  # a damaged checkpoint is told before anything is changed
+            self.resume, earlier = checkpoints.newest(self.best.parent)
+            require_ahead(config["trainer"], earlier)
+            if config["logger"] and (folder / IDENTITY).is_file():
+                remembered(folder / IDENTITY)
+        torch.compiler.reset()  # jobs of a multirun may share the process
+        pl.seed_everything(config["seed"], verbose=False)
+        self.data = loading.data_of(config)
+        self.training, self.vae = assemble(config, self.data)
+        ours = (*OURS["trainer"], "gradient_clip_val")
+        options = {name: value for name, value in config["trainer"].items() if name not in ours}
+        self.last = Last(folder / "checkpoints", config["checkpoint_every"])
+        self.patient = False  # whether a signal waits for a place where all devices can stop
+        chosen: list[Callback] = [
+            build(node, f"callbacks.{name}") for name, node in config["callbacks"].items() if node
+        ]
+        self.pruning = pruning(job.trial)
+        chosen += [self.pruning] if self.pruning else []
+        chosen.sort(key=lambda callback: isinstance(callback, EMA))  # pictures before it puts the raw weights back
+        self.pictures = [callback for callback in chosen if isinstance(callback, Pictures)]
+        self.trainer: pl.Trainer = build(
+            options,
+            "trainer",
+            logger=False,
+            callbacks=[Progress(), *chosen, EarlyStops(), self.last, Best(folder / "checkpoints")],
+            plugins=checkpoints.Files(),
+            default_root_dir=folder,
+            num_sanity_val_steps=0,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+        )
+        # Lightning's handler of SIGTERM talks to the other devices from wherever it interrupts this one
+        self.trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+        self.data.trainer = self.trainer
+        self.data.seed = config["seed"]
+        if size := config["data"].get("batch_size_per_device"):
+            self.data.batch_size = size * self.trainer.world_size
+        self.data.setup()
+        for pictures in self.pictures:
+            pictures.require(self.data)
+        per_call = config["updates_per_call"] if self.trainer.world_size == 1 else 1
+        self.data.updates_per_call = min(per_call, self.data.updates_per_epoch)
+        require_batches(config["trainer"], self.data)
+        require_validation(config["trainer"], chosen)
+        share_limits(self.trainer, self.data)
+        with torch.no_grad():
+            cast(Decoder, self.vae.decoder).bias.copy_(cast(Likelihood, self.vae.likelihood).initial(self.data.mean()))
+        self.results: dict[str, Any] = {**directory.provenance(config, self.data.protocol), "status": "failed"}
+        self._start(earlier)
+
+    def _start(self, earlier: dict[str, Any]) -> None:
+        if not self.trainer.is_global_zero:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        atomic.clean(self.folder, self.folder / "checkpoints", self.folder / "images")
+        self.csv = CSV(self.folder / "metrics.csv", until=earlier.get("step", 0) if self.config["resume"] else None)
+        self.trainer.loggers = [self.csv, *self._logger()]
+        directory.write_config(self.folder, {**self.config, "resume": None}, self.job.overrides)
+        (self.folder / "results.json").unlink(missing_ok=True)  # of training that ended earlier than this will
+        plan(self.folder, self.data, self.vae, self.trainer, self.config)
+
+    def _logger(self) -> list[Logger]:
+        if not self.config["logger"]:
+            return []
+        return [build(self.config["logger"], "logger")(self.folder, self.config, self.job)]
+
+    def fit(self) -> None:
+        """Train to the end, from the last checkpoint where there is one, and take the best weights."""
+        if others := ranks():
+            others.wait_for_all()
+        with self._stopping_together():
+            self.trainer.fit(self.training, datamodule=self.data, ckpt_path=self.resume, weights_only=True)
+        if self.best.is_file():  # there is none where validation was turned off
+            self.vae.load_state_dict(checkpoints.weights(checkpoints.read(self.best)))
+
+    def test(self) -> None:
+        """Judge the best weights on the whole test set; with trainer.limit_test_batches=0, or pruned, on nothing."""
+        if self.pruning and self.pruning.pruned:
+            self.results["status"] = "pruned"
+            return
+        self.training.eval()  # the pictures too are of the weights as they are saved
+        if self.config["trainer"]["limit_test_batches"]:
+            self._judge()
+        if self.config["evaluate"].get("quality") and self.trainer.is_global_zero:
+            vae = self.vae.to(self.trainer.strategy.root_device)
+            self.results |= judge(vae, self.data, self.config)
+        for pictures in self.pictures:
+            pictures.draw(self.trainer, self.training)
+        self.results["status"] = "finished"
+
+    def _judge(self) -> None:
+        with self._stopping_together():
+            self.trainer.test(self.training, datamodule=self.data, verbose=False)
+        metrics = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
+        if not all(map(math.isfinite, metrics.values())):
+            raise Diverged(f"The model's figures are not finite: {metrics}. A smaller optimizer.lr usually helps.")
+        self.results |= directory.test_results(
+            metrics, self.config["evaluate"]["samples"], math.prod(self.data.shape), self.data.kind
+        )
+
+    @contextmanager
+    def reported(self) -> Iterator[None]:
+        """However the run ends: results.json is written, W&B is closed with the right status, signals are restored."""
+        log.info("update %d, overrides %s", self.training.step, secrets.public_words(self.job.overrides))
+        with signals_to(self._hear):
+            try:
+                yield
+            except BaseException as error:
+                if signum := self._signal_behind(error):
+                    self.results["status"] = "interrupted"
+                    raise Interrupted(signum, self.job.last) from None
+                if isinstance(error, Exception):
+                    log.exception("failed at update %d", self.training.step)
+                    self.results["error"] = (
+                        str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+                    )
+                raise
+            finally:
+                self.patient = True  # closing takes a moment, and is worth it
+                self._close()
+
+    def _hear(self, signum: int) -> None:
+        again, self.last.signum = self.last.signum is not None, signum
+        if again or not self.patient:  # one who asks twice does not wait
+            raise Interrupted(signum)
+
+    @contextmanager
+    def _stopping_together(self) -> Iterator[None]:
+        """Leave it to `Last` where to stop at a signal; one it had no time for counts at the end."""
+        self.patient = True
+        yield
+        self.patient = False
+        if self.last.signum:
+            raise Interrupted(self.last.signum)
+
+    def _signal_behind(self, error: BaseException) -> int | None:
+        """The signal that an error is of, also where another device heard it first and took its connections with it."""
+        if isinstance(error, Interrupted):
+            return error.signum
+        known = self.trainer.world_size == 1 or isinstance(error, UserError)
+        return None if known else self.last.signum
+
+    def _close(self) -> None:
+        training, batch = self.training, self.data.batch_size
+        self.results |= {"train/steps": training.step, "train/batch_size": batch}
+        self.results["train/seconds"] = round(training.seconds, 2)
+        self.results["train/images_per_second"] = round(training.step * batch / max(training.seconds, 1e-9), 1)
+        if not self.trainer.is_global_zero:
+            return
+        self.results |= directory.best_validation(self.csv.rows())
+        try:
+            with suppress(OSError) if "error" in self.results else nullcontext():  # the first error is told, not this
+                directory.write_results(self.folder, self.results)
+            log.info("%s", self.results)
+        finally:
+            for logger in self.trainer.loggers:
+                if isinstance(logger, WandbLogger):
+                    finish(logger.experiment, self.results)
+        results_table(self.folder, self.results)
+
+
+def pruning(trial: dict[str, Any] | None) -> "Pruning | None":
+    """What asks a study whether to go on, for a trial of a search that prunes."""
+    if trial is None:
+        return None
+    from variata.run.pruning import Pruning
+
+    return Pruning(**trial)
+
+
+def require_ahead(options: dict[str, Any], earlier: dict[str, Any]) -> None:
+    """Refuse to go on to an end that has been passed."""
+    for name, done in (("max_epochs", earlier["epoch"]), ("max_steps", earlier["step"])):
+        if options[name] is not None and 0 <= options[name] < done:
+            raise ConfigError(
+                f"trainer.{name}={options[name]} is less than the run has done, {done}. Give {done} or more, or begin "
+                "another run."
+            )
+
+
+def require_batches(options: dict[str, Any], data: ImageDataModule) -> None:
+    """Refuse fractions of the data that are less than a batch, before training finds out."""
+    batches = {"train": len(data.train_dataloader()), **{split: data.batches(split) for split in ("val", "test")}}
+    for split, number in batches.items():
+        limit = options[f"limit_{split}_batches"]
+        if isinstance(limit, float) and 0 < limit * number < 1:
+            raise ConfigError(f"trainer.limit_{split}_batches={limit} of {number} batches is less than one.")
+
+
+def require_validation(options: dict[str, Any], chosen: list[Callback]) -> None:
+    """Refuse early stopping that would never judge."""
+    if not options["limit_val_batches"] and any(isinstance(callback, EarlyStopping) for callback in chosen):
+        raise ConfigError(
+            f"Early stopping judges validations, of which trainer.limit_val_batches={options['limit_val_batches']} "
+            "leaves none. Leave one of the two out."
+        )
+
+
+def share_limits(trainer: pl.Trainer, data: ImageDataModule) -> None:
+    """Translate limits for Lightning, which counts calls of one device, where the user counts updates and batches."""
+    if isinstance(limit := trainer.limit_train_batches, int):
+        data.updates_per_call = math.gcd(data.updates_per_call, limit)
+        trainer.limit_train_batches = limit // data.updates_per_call
+    for split in ("val", "test"):
+        limit = getattr(trainer, f"limit_{split}_batches")
+        data.limits[split] = limit if isinstance(limit, int) else int(limit * data.batches(split))
+        setattr(trainer, f"limit_{split}_batches", 1.0 if limit else 0)
+
+
+def assemble(config: Config, data: ImageDataModule) -> tuple[Training, VAE]:
+    """The model and what trains it, of parts that fit together."""
+    if (shape := config["model"].get("shape", list(data.shape))) != list(data.shape):
+        raise ConfigError(f"model.shape={shape} is not that of the images, {list(data.shape)}. Leave it out.")
+    parts = {part: build(config[part], part) for part in ("model", "objective", "beta", "optimizer", "scheduler")}
+    vae = parts.pop("model")
+    if data.kind not in vae.likelihood.accepts:
+        raise ConfigError(
+            f"The likelihood {type(vae.likelihood).__name__} is no density of {data.kind} data, "
+            f"which {data.protocol} is; it accepts {', '.join(sorted(vae.likelihood.accepts))} data. "
+            f"Use likelihood={REMEDY[data.kind]}{', or another data.binarize' if 'binarize' in config['data'] else ''}."
+        )
+    if config["evaluate"].get("quality"):
+        require_pictures(data)
+    trainer = config["trainer"]
+    training = Training(
+        vae,
+        **parts,
+        samples=config["evaluate"]["samples"],
+        rows=config["evaluate"]["rows"],
+        log_every=config["log_every"],
+        gradient_clip_val=trainer["gradient_clip_val"],
+        on_nan=trainer["on_nan"],
+        compile=config["compile"],
+        config=secrets.public(config),
+    )
+    with constructing("optimizer"):  # a wrong learning rate is told now, not when training starts
+        training.configure_optimizers()
+    return training, vae

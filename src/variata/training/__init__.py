@@ -1,0 +1,1 @@
+"""The LightningModule, its clock, its callbacks and checkpoints."""
