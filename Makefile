@@ -25,6 +25,7 @@ lint: .venv/installed ## Check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: .venv/installed ## Rewrite the code in the project's style
 	$(BIN)/ruff check --fix .
