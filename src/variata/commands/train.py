@@ -21,7 +21,7 @@ from variata.config.compose import CONF, arranged
 from variata.errors import ConfigError, RunError
 from variata.run import directory
 from variata.run.guard import guarded
-from variata.run.job import composed_job, settled
+from variata.run.job import composed_job, configuration
 from variata.run.lock import COMMAND, WRITER, alone
 from variata.run.ranks import Ranks, ranks
 from variata.signals import end_in_time
@@ -88,7 +88,7 @@ def job(config: DictConfig) -> None:
 
 def launched(config: DictConfig, run: Path) -> None:
     """Do what a composed configuration asks for, in a run directory."""
-    ready = composed_job(settled(config), run)
+    ready = composed_job(configuration(config), run)
     from variata.run.launch import launch  # after what is quickly refused
 
     launch(ready)

@@ -84,8 +84,8 @@ def resolved(composed: DictConfig) -> Config:
     return plain(composed)
 
 
-def settled(composed: DictConfig) -> Config:
-    """The resolved configuration, every name and type in it checked."""
+def configuration(composed: DictConfig) -> Config:
+    """The resolved configuration of what was composed, or of the run to go on with, all of it checked."""
     if composed.resume is not None:
         overrides = [o for o in HydraConfig.get().overrides.task if not o.startswith("resume=")]
         config = resumed(Path(composed.resume), overrides)

@@ -46,8 +46,6 @@ def wandb(
         mode: "online", "offline" or "disabled"; None is online where the user is logged in, else offline.
         tags: More of them.
     """
-    import wandb as client
-
     config, overrides = secrets.public(config), secrets.public_words(job.overrides)
     identity = _identity(run_dir, job.group, _title(job.title, overrides))
     chosen = [*(tags or []), *filter(None, os.environ.get("WANDB_TAGS", "").split(",")), *_asked(overrides)]
@@ -56,32 +54,33 @@ def wandb(
     config = {f"{name}_options" if name in taken else name: value for name, value in config.items()}
     place = {} if _agent() else {"project": project, "entity": entity}
     known = place | {name: value for name, value in identity.items() if name not in ("sweep", "taken")}
-    try:
-        mode = (
-            mode
-            or cast(Mode | None, os.environ.get("WANDB_MODE"))
-            or ("online" if client.login(prompt=False) else "offline")
-        )
-        with _public_arguments():
-            run = client.init(
-                **known,
-                mode=mode,
-                job_type="train",
-                resume="allow",
-                dir=run_dir,
-                config=config,
-                settings=client.Settings(console="off", silent=True, sweep_id=identity.get("sweep")),
-            )
-    except client.Error as error:
-        disk.require_room(run_dir)  # its process does not say why it ended
-        raise RunError(
-            f"W&B cannot start the run: {error} Use logger.mode=offline and `wandb sync` later, or logger=none."
-        ) from error
+    mode = mode or cast(Mode | None, os.environ.get("WANDB_MODE"))
+    run = _begun(mode, identity.get("sweep"), dir=run_dir, config=config, **known)
     _define(run)
     identity["taken"] = taken + _make_room(run, config)
     if mode != "disabled":
         _remember(run, run_dir, identity)
     return Wandb(experiment=run)
+
+
+def _begun(mode: Mode | None, sweep: str | None, dir: Path, **known: Any) -> Any:
+    """A W&B run, begun or gone on with; without a mode it is online where the user is logged in.
+
+    Raises:
+        RunError: It cannot be.
+    """
+    import wandb as client
+
+    settings = client.Settings(console="off", silent=True, sweep_id=sweep)
+    try:
+        mode = mode or ("online" if client.login(prompt=False) else "offline")
+        with _public_arguments():
+            return client.init(mode=mode, job_type="train", resume="allow", dir=dir, settings=settings, **known)
+    except client.Error as error:
+        disk.require_room(dir)  # its process does not say why it ended
+        raise RunError(
+            f"W&B cannot start the run: {error} Use logger.mode=offline and `wandb sync` later, or logger=none."
+        ) from error
 
 
 @contextmanager
