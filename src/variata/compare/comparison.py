@@ -9,9 +9,10 @@ from variata.compare.config import printable, text
 from variata.compare.groups import LISTED, Group, grouped, ranked
 from variata.compare.importance import Importance, importance
 from variata.compare.keys import column, differing, leading, spoken
-from variata.compare.metrics import DEFAULT, JUDGEMENTS, METRICS, Metric, differences
+from variata.compare.metrics import JUDGEMENTS, differences
 from variata.compare.read import Found, LeftOut, Run
 from variata.errors import ConfigError
+from variata.metrics import DEFAULT, METRICS, Metric
 
 COMMIT = 12  # digits of a commit that are shown
 

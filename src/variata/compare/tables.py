@@ -15,11 +15,11 @@ from variata.compare.comparison import Comparison
 from variata.compare.config import number, printable, visible
 from variata.compare.groups import Group
 from variata.compare.importance import HOW
-from variata.compare.metrics import LOOSE, METRICS, Metric
 from variata.compare.metrics import differences as judgements
 from variata.compare.read import Run, read_text
 from variata.compare.statistics import Summary
 from variata.errors import ConfigError, RunError
+from variata.metrics import LOOSE, METRICS, Metric
 
 BEHIND = (
     "Behind: how far its mean is from that of group 1 in {}, and the 95% interval of the difference: over pairs of "

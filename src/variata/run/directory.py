@@ -27,8 +27,6 @@ from variata.run.secrets import public, public_words
 STATUSES = ("finished", "pruned", "failed", "interrupted")
 BUSY = 75  # exit code of a process that found another at its job
 CACHE = "~/.cache/variata"  # of packed images, where VARIATA_CACHE names none
-LOW_ESS = 10  # median effective sample size of an NLL, below which it is marked: few samples have all the weight
-
 
 FILES = (
     *("config.yaml", "overrides.txt", "metrics.csv", "results.json", "train.log"),

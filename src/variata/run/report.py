@@ -11,7 +11,7 @@ from torch import nn
 
 from variata.core import VAE, judging
 from variata.data.module import ImageDataModule
-from variata.run import directory
+from variata.metrics import LOW_ESS
 from variata.training.module import total_updates
 
 MIB = 2**20
@@ -69,9 +69,7 @@ def effective(results: dict[str, Any]) -> str:
     """How many samples the NLL rests on, and what to do where they are few."""
     median, low = results["test/nll_ess"], results["test/nll_ess_5"]
     words = f"{median:.1f} of {results['test/nll_samples']:,} in the median image, {low:.2f} or fewer in 5%"
-    few = (
-        "; so few that the NLL is well above the true one: raise evaluate.samples" if median < directory.LOW_ESS else ""
-    )
+    few = "; so few that the NLL is well above the true one: raise evaluate.samples" if median < LOW_ESS else ""
     return words + few
 
 
