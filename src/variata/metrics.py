@@ -3,9 +3,9 @@
 A figure is added with one line in METRICS; an evaluation of one's own brings its metrics with it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 NATS = "nats per image"
 AT_MOST, DAGGER = "≤ ", "†"
@@ -94,4 +94,29 @@ OTHERS = table(  # that a sweep may look for too
     Metric("train/seconds", "seconds", "seconds", digits=0, alike=()),
     Metric("train/images_per_second", "images/s", "images per second", up=True, digits=0, alike=()),
 )
+TYPES = {"name": str, "label": str, "unit": str, "up": bool, "digits": int, "bound": bool, "alike": list}  # in JSON
+LONGEST, DEEPEST = 60, 12  # characters of a label, digits after the point
 OBJECTIVES = {name: metric for name, metric in {**METRICS, **OTHERS}.items() if name not in DERIVED}
+
+
+def declared(results: Mapping[str, Any]) -> dict[str, Metric]:
+    """The metrics that evaluations of somebody's own brought with them, as results.json says under `metrics`.
+
+    What is not whole is left out, and so is what has the name of a figure that every run knows.
+    """
+    said = results.get("metrics")
+    options = said.values() if isinstance(said, dict) else ()
+    found = table(*(_read(one) for one in options if isinstance(one, dict) and _whole(one)))
+    return {name: metric for name, metric in found.items() if name not in METRICS and name not in OTHERS}
+
+
+def _whole(options: Mapping[str, Any]) -> bool:
+    if any(not isinstance(options.get(name), kind) for name, kind in TYPES.items()):
+        return False
+    words = [options["name"], options["label"], options["unit"], *options["alike"]]
+    printed = all(isinstance(word, str) and word.isprintable() and len(word) <= LONGEST for word in words)
+    return printed and 0 <= options["digits"] <= DEEPEST
+
+
+def _read(options: Mapping[str, Any]) -> Metric:
+    return Metric(**{**{name: options[name] for name in TYPES}, "alike": tuple(options["alike"])})

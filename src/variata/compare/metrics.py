@@ -1,30 +1,28 @@
 """When figures do not compare."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from variata.compare.config import printable
 from variata.compare.read import Run
-from variata.metrics import Metric
+from variata.metrics import METRICS, Metric, declared
 
 DENSITY, MASS = "density", "probability"
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """A way in which figures are obtained; where it differs, the metrics it concerns do not compare.
+    """A way in which figures are obtained; where it differs, metrics that have to be alike in it do not compare.
 
     Args:
-        name: What differs, in words.
+        name: What differs, in words: a key of results.json, or "likelihood".
         of: Of a run; None where it does not say.
         why: The figures do not compare.
-        metrics: How their names begin.
     """
 
     name: str
     of: Callable[[Run], object]
     why: str
-    metrics: tuple[str, ...]
 
 
 def kind(run: Run) -> str | None:
@@ -33,26 +31,31 @@ def kind(run: Run) -> str | None:
     return None if likelihood is None else MASS if str(likelihood).casefold() == "bernoulli" else DENSITY
 
 
-JUDGEMENTS = (
-    Judgement(
-        "data/protocol", lambda run: run.results.get("data/protocol"), "the images are not the same", ("val/", "test/")
-    ),
-    Judgement("likelihood", kind, "probabilities and densities have no common scale", ("val/", "test/")),
-    Judgement("test/images", lambda run: run.results.get("test/images"), "other images were judged", ("test/",)),
-    Judgement(
-        "test/nll_samples",
-        lambda run: run.results.get("test/nll_samples"),
-        "a bound with more samples is tighter",
-        ("test/nll", "test/bits_per_dim"),
-    ),
-)
+WHY = {
+    "data/protocol": "the images are not the same",
+    "likelihood": "probabilities and densities have no common scale",
+    "test/images": "other images were judged",
+    "test/nll_samples": "a bound with more samples is tighter",
+}
+
+
+def judgement(name: str) -> Judgement:
+    """What has to be alike, by its name."""
+    of = kind if name == "likelihood" else lambda run: run.results.get(name)
+    return Judgement(name, of, WHY.get(name, "the figures were obtained in other ways"))
 
 
 def differences(runs: Sequence[Run], metric: Metric | None = None) -> dict[str, list[str]]:
     """Names of judgements that differ between runs, and their values; all of them, or those that concern a metric."""
+    metrics = METRICS.values() if metric is None else [metric]
     found = {}
-    for judgement in JUDGEMENTS:
-        values = {printable(str(value)) for run in runs if (value := judgement.of(run)) is not None}
-        if len(values) > 1 and (metric is None or metric.name.startswith(judgement.metrics)):
-            found[judgement.name] = sorted(values)
+    for name in dict.fromkeys(name for one in metrics for name in one.alike):
+        values = {printable(str(value)) for run in runs if (value := judgement(name).of(run)) is not None}
+        if len(values) > 1:
+            found[name] = sorted(values)
     return found
+
+
+def known(runs: Iterable[Run]) -> dict[str, Metric]:
+    """What runs can be compared by: figures of every run, and those that evaluations of somebody's own brought."""
+    return {**METRICS, **{name: metric for run in runs for name, metric in declared(run.results).items()}}
