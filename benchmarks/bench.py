@@ -247,8 +247,8 @@ def memory() -> dict[str, Any]:
     short = ["trainer.max_epochs=1", "logger.mode=offline"]
     few = [*short, "trainer.limit_train_batches=1", "trainer.limit_test_batches=5"]
     return {
-        "peak_mib_default_run": peak([*short, "compile=true", "evaluate.samples=5"]),
-        "peak_mib_nll_samples": {str(k): peak([*few, f"evaluate.samples={k}"]) for k in (10, 100, 1000)},
+        "peak_mib_default_run": peak([*short, "compile=true", "evaluate.nll.samples=5"]),
+        "peak_mib_nll_samples": {str(k): peak([*few, f"evaluate.nll.samples={k}"]) for k in (10, 100, 1000)},
     }
 
 

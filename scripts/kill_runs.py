@@ -36,7 +36,7 @@ import variata.run.launch
 import variata.run.run
 
 OPTIONS = ["data=digits", "model=mlp_vae", "model.latent=2", "model.encoder.widths=[8]", "trainer.max_epochs=3"]
-OPTIONS += ["trainer.check_val_every_n_epoch=1", "trainer.accelerator=cpu", "evaluate.samples=2", "logger=none"]
+OPTIONS += ["trainer.check_val_every_n_epoch=1", "trainer.accelerator=cpu", "evaluate.nll.samples=2", "logger=none"]
 # a checkpoint at each call: as often in one run as in another, so that an access has the same number in all
 OPTIONS += ["updates_per_call=2", "log_every=5", "checkpoint_every=0.0", "callbacks.pictures.every=2"]
 EVENTS = ("open", "os.rename", "os.remove", "os.mkdir", "os.truncate")

@@ -28,7 +28,7 @@ PLAIN = names("""
 data.eval_seed data.shape data.binarize model.latent model.encoder.channels model.prior.extra posterior.bound
 beta.value scheduler.warmup objective.samples optimizer.lr optimizer.betas callbacks.pictures.images
 callbacks.pictures.attributes trainer.max_epochs trainer.max_time trainer.strategy trainer.profiler trainer.plugins
-trainer.logger trainer.callbacks trainer.accelerator logger.project logger.tags seed outputs evaluate.samples
+trainer.logger trainer.callbacks trainer.accelerator logger.project logger.tags seed outputs evaluate.nll.samples
 remote.note
 """)
 NESTED = {

@@ -29,7 +29,7 @@ from variata.run.loading import open_data
 from variata.run.lock import alone
 from wandb_file import records
 
-QUICK = ["data=digits", "model=mlp_vae", "trainer.max_epochs=3", "evaluate.samples=20", "trainer.accelerator=cpu"]
+QUICK = ["data=digits", "model=mlp_vae", "trainer.max_epochs=3", "evaluate.nll.samples=20", "trainer.accelerator=cpu"]
 QUICK += ["trainer.check_val_every_n_epoch=1"]
 RESULTS = {
     *("test/elbo", "test/nll", "test/nll_samples", "test/nll_stderr", "test/bits_per_dim", "test/rate"),
@@ -203,7 +203,7 @@ def ppca(x, q):
 
 @pytest.mark.slow
 def test_linear_vae_reaches_the_ppca_likelihood(train):
-    answer = train("experiment=ppca", "logger=none", "trainer.accelerator=cpu", "evaluate.samples=10")
+    answer = train("experiment=ppca", "logger=none", "trainer.accelerator=cpu", "evaluate.nll.samples=10")
     assert answer.code == 0, answer.err
     vae = variata.load(answer.run).double()
     from variata.data.synthetic import load_linear_gaussian
@@ -222,7 +222,7 @@ def test_linear_vae_reaches_the_ppca_likelihood(train):
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["mlp_vae", "conv_vae"])
 def test_killed_and_resumed_is_uninterrupted_bit_for_bit(train, tmp_path, model):
-    options = [f"model={model}", "data=digits", "trainer.max_epochs=6", "logger=none", "evaluate.samples=2"]
+    options = [f"model={model}", "data=digits", "trainer.max_epochs=6", "logger=none", "evaluate.nll.samples=2"]
     options += ["updates_per_call=2", "callbacks=[default,ema]", "trainer.accelerator=cpu"]
     options += [] if model == "mlp_vae" else ["model.encoder.channels=[4,8]"]
     whole = train(*options, outputs=tmp_path / "whole")
@@ -309,7 +309,7 @@ def test_multirun_gives_each_job_a_directory_and_a_process_whatever_launches_it(
     ids=lambda options: options[0],
 )
 def test_options_compose(train, options):
-    answer = train(*QUICK[:2], "logger=none", "evaluate.samples=3", "trainer.max_epochs=1", *options)
+    answer = train(*QUICK[:2], "logger=none", "evaluate.nll.samples=3", "trainer.max_epochs=1", *options)
     assert answer.code == 0, answer.err
     assert math.isfinite(results(answer.run)["test/nll"])
 

@@ -29,10 +29,9 @@ from variata.compare.comparison import compare
 from variata.compare.config import brief, flat, order, printable, text
 from variata.compare.groups import grouped
 from variata.compare.importance import importance
-from variata.compare.metrics import METRICS
 from variata.compare.read import LOADER, QUIET, read, read_below, read_curve
 from variata.compare.statistics import pareto, ranks, summarise, welch
-from variata.run.directory import LOW_ESS
+from variata.metrics import LOW_ESS, METRICS
 
 CONFIG = yaml.load((ROOT / "tests" / "run.yaml").read_text(), LOADER)  # as a run writes it
 PROTOCOL = {"data/protocol": "digits", "test/images": 200, "test/nll_samples": 5}

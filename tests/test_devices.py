@@ -25,7 +25,7 @@ from wandb_file import records
 pytestmark = pytest.mark.slow
 
 QUICK = ["data=linear_gaussian", "data.images=500", "data.batch_size=50", "model=mlp_vae", "trainer=cpu", "logger=none"]
-QUICK += ["compile=false", "callbacks=[]", "model.encoder.widths=[16]", "trainer.max_steps=8", "evaluate.samples=5"]
+QUICK += ["compile=false", "callbacks=[]", "model.encoder.widths=[16]", "trainer.max_steps=8", "evaluate.nll.samples=5"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 
 

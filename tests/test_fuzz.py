@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 TINY = ["data=linear_gaussian", "data.images=20", "data.batch_size=10", "likelihood=gaussian", "trainer=cpu"]
 TINY += ["model=mlp_vae", "model.latent=2", "model.encoder.widths=[4]", "trainer.max_steps=2", "compile=false"]
-TINY += ["evaluate.samples=2", "callbacks=[]", "logger=none"]
+TINY += ["evaluate.nll.samples=2", "callbacks=[]", "logger=none"]
 NUMBERS = ["0", "1", "-1", "3", "0.5", "-0.5", "1e-30", "1e30", "-1e30", "1e400", "nan", "inf", "-inf", "2147483648"]
 NUMBERS += ["99999999999999999999", "-9223372036854775808", "true", "false", "null", "1_000", "0x10", "1e", "1."]
 WORDS = ["", "''", "' '", "a", "auto", "'a b'", "'ünïcödé ☃'", "'\"'", '"it\'s"', "'a\\'b'", "\U0001f984", "a=b", "%s"]
@@ -85,7 +85,13 @@ MALFORMED += ["hydra.output_subdir=a", "resume=.", "resume=/", "resume=[a]", "re
 KNOWN = [  # met by hand
     *("model.shape=[1,2,3]", "model._target_=0", "model.encoder._target_=[]", "++model._partial_=true"),
     *("outputs=null", "outputs=-1", "outputs=", "outputs=[a]", "beta=[a,1]", "callbacks=[[1]]", "+callbacks.foo=1"),
-    *("~evaluate.samples", "trainer.check_val_every_n_epoch={a:1}", "hydra.verbose=0", "jobs=abc", "sweep.sampler=xxx"),
+    *(
+        "~evaluate.nll.samples",
+        "trainer.check_val_every_n_epoch={a:1}",
+        "hydra.verbose=0",
+        "jobs=abc",
+        "sweep.sampler=xxx",
+    ),
     *("sweep.objectives=???", "checkpoint_every=-1", "beta.value=-1", "beta.over=-3", "data.noise=1e-30"),
     *("trainer.devices=128", "trainer.devices=1000000000", "callbacks=default callbacks.pictures.images=100000"),
     *("data=../model/mlp_vae", "hydra.output_subdir=.hydra", "seed= -m --cfg=job", "model.latent=10000000000"),

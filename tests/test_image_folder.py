@@ -184,7 +184,7 @@ def test_the_folder_has_to_be_given():
 def test_a_folder_is_all_it_takes_to_train(train, folder):
     answer = train(
         *("data=image_folder", f"data.root={folder}", f"data.cache={folder.parent / 'cache'}", "data.shape=[3,16,16]"),
-        *("data.batch_size=4", "trainer.max_steps=2", "evaluate.samples=2", "logger=none", "trainer=cpu"),
+        *("data.batch_size=4", "trainer.max_steps=2", "evaluate.nll.samples=2", "logger=none", "trainer=cpu"),
     )
     assert answer.code == 0, answer.err
     assert "pictures 3x16x16" in answer.out and "18 / 1 / 1 (train / val / test)" in answer.out

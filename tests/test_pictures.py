@@ -10,6 +10,7 @@ from models import Returns, small
 from variata.core import VAE, Concat, Rung
 from variata.distributions import mixture, normal
 from variata.evaluation import pictures
+from variata.evaluation.codes import code
 from variata.evaluation.pictures import grid, pairs
 
 
@@ -34,14 +35,14 @@ def test_pairs_alternate():
 def test_an_interpolation_begins_and_ends_at_the_images_codes():
     vae, x = small(), torch.rand(6, 1, 4, 4).round()
     path = pictures.interpolation(vae, x, steps=5)
-    ends = vae.decode(pictures.code(vae, x)).mean
+    ends = vae.decode(code(vae, x)).mean
     assert path.shape == (3, 5, 1, 4, 4)
     assert torch.allclose(path[:, 0], ends[:3]) and torch.allclose(path[:, -1], ends[3:], atol=1e-6)
 
 
 def test_an_edit_of_no_strength_is_the_decoded_code_and_a_traversal_moves_one_dimension():
     vae, x = small(), torch.rand(5, 1, 4, 4).round()
-    z = pictures.code(vae, x)
+    z = code(vae, x)
     assert torch.allclose(pictures.edits(vae, x, torch.ones(3), [0.0])[:, 0], vae.decode(z).mean)
     kl = vae.encode(x)[0].kl_per_dim.mean(0)
     first = z[:1].clone()

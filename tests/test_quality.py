@@ -137,7 +137,7 @@ def test_samples_are_the_means_of_decoded_draws():
 
     def sampler(n):
         drawn.append(torch.randn(n, 2))
-        return drawn[-1]
+        return (drawn[-1],)
 
     pictures = samples(vae, sampler, 7, batch=3)
     assert [len(z) for z in drawn] == [3, 3, 1]
@@ -158,7 +158,7 @@ def test_a_model_that_gives_its_data_back_is_perfect():
 
     real = data.images["test"].float()
     again = iter(real.flip(0).split(data.eval_batch_size))
-    samplers = {"samples": lambda n: next(again), "noise": lambda n: torch.rand(n, 1, 12, 12)}
+    samplers = {"samples": lambda n: (next(again),), "noise": lambda n: (torch.rand(n, 1, 12, 12),)}
     found = image_quality(Mirror(), data, samplers, Blocks())
     assert found["quality/images"] == 300 and found["quality/split"] == "test" and found["quality/kid_subset"] == 300
     assert found["quality/psnr"] == math.inf and found["quality/ms_ssim"] == pytest.approx(1)
@@ -260,8 +260,8 @@ def quality_command(*words) -> subprocess.CompletedProcess:
 @pytest.mark.slow
 def test_pictures_are_judged_after_training_and_by_the_command_without_weights_too(nowhere, train, tmp_path):
     trained = train(
-        *("data=digits", "model=mlp_vae", "trainer=cpu", "logger=none", "callbacks=[]", "evaluate.samples=2"),
-        *("trainer.max_steps=8", "evaluate.quality=true"),
+        *("data=digits", "model=mlp_vae", "trainer=cpu", "logger=none", "callbacks=[]", "evaluate.nll.samples=2"),
+        *("trainer.max_steps=8", "evaluate=[nll,quality]"),
     )
     assert trained.code == 0, trained.err
     results = json.loads((trained.run / "results.json").read_text())
@@ -269,7 +269,8 @@ def test_pictures_are_judged_after_training_and_by_the_command_without_weights_t
     done = quality_command(trained.run, "--images", 50, "--seed", 3)
     said = " ".join(done.stderr.split())
     assert done.returncode == 0 and said.startswith("variata: No FID and KID") and str(tmp_path / "torch") in said
-    found = json.loads((trained.run / "quality.json").read_text())
+    found = json.loads((trained.run / "results.json").read_text())
+    assert found["test/nll"] == results["test/nll"] and found["status"] == "finished" and "evaluate/quality" in found
     assert found["quality/images"] == 50 and 0 < found["quality/ms_ssim"] < 1 and found["quality/seed"] == 3
     assert found["quality/extractor"].startswith("none: ") and found["data/protocol"].startswith("digits")
     assert f"{found['quality/psnr']:.2f} dB" in done.stdout

@@ -12,8 +12,8 @@ import yaml
 from omegaconf import OmegaConf
 
 from conftest import ROOT
+from variata.commands import attributes, evaluate, quality
 from variata.commands import pictures as toolbox
-from variata.commands import quality
 from variata.commands.train import folder, require_single, run_dir
 from variata.compare.read import read_text
 from variata.config.compose import arranged
@@ -22,11 +22,12 @@ from variata.config.schema import checked
 from variata.errors import ConfigError, Defect, OutOfMemory, RunError
 from variata.run import directory
 from variata.run import wandb as loggers
+from variata.run.csv import CSV
 from variata.run.launch import processes
 from variata.run.loading import load
 from variata.run.lock import alone
+from variata.run.ranks import cores
 from variata.run.run import require_ahead
-from variata.sweeps.jobs import cores
 from variata.sweeps.sweeper import require_own
 from variata.training.callbacks import Pictures
 
@@ -58,9 +59,11 @@ def changed(**values):
         ({"scheduler__final": -0.5}, "scheduler.final=-0.5 is less than 0"),
         ({"trainer__gradient_clip_val": 0.0}, "trainer.gradient_clip_val=0.0 is less than 1e-06"),
         ({"trainer__devices": 10**9}, "trainer.devices=1000000000 is more than 4,096"),
-        ({"evaluate__samples": 10**9}, "evaluate.samples=1000000000 is more than 1,000,000"),
+        ({"evaluate__nll__samples": 1.5}, "evaluate.nll.samples=1.5 has the wrong type"),
+        ({"evaluate__samples": 7}, "evaluate.samples is now evaluate.nll.samples"),
+        ({"evaluate__quality": True}, r"evaluate.quality is now evaluate=\[nll,quality\]"),
+        ({"evaluate__nll": 5}, "evaluate.nll=5 builds nothing: evaluate.nll takes a _target_, an Evaluation"),
         ({"trainer__check_val_every_n_epoch": {"a": 1}}, "trainer.check_val_every_n_epoch"),
-        ({"evaluate__samples": GONE}, "The configuration has no evaluate.samples"),
         ({"trainer__on_nan": GONE}, "The configuration has no trainer.on_nan"),
         ({"evaluate": None}, "evaluate=None is no group of options"),
         ({"beta": 3}, "beta=3 builds nothing: beta takes a _target_"),
@@ -256,7 +259,7 @@ def test_what_leads_out_of_a_run_is_not_written(run, victim, name):
     assert snapshot(victim) == before
 
 
-@pytest.mark.parametrize("name", [".lock", "quality.json", "images"])
+@pytest.mark.parametrize("name", [".lock", "attributes.json", "images"])
 def test_what_is_not_there_yet_is_not_made_elsewhere(run, tmp_path, name):
     linked(run, name, tmp_path / "elsewhere")
     with pytest.raises(RunError, match=r"leads out of the directory|leads nowhere"):
@@ -264,20 +267,30 @@ def test_what_is_not_there_yet_is_not_made_elsewhere(run, tmp_path, name):
     assert not (tmp_path / "elsewhere").exists()
 
 
-@pytest.mark.parametrize("command", ["sample", "reconstruct", "attributes"])
-@pytest.mark.parametrize("name", ["images", "attributes.json"])
-def test_pictures_are_not_drawn_where_a_link_leads(run, victim, command, name):
-    before, path = snapshot(victim), linked(run, name, victim / name)
-    words = [str(run), *(["--attribute=x"] if command == "attributes" else [])]
+@pytest.mark.parametrize("command", ["sample", "reconstruct"])
+def test_pictures_are_not_drawn_where_a_link_leads(run, victim, command):
+    before, path = snapshot(victim), linked(run, "images", victim / "images")
     with pytest.raises(RunError, match=f"{path} leads out"):
-        toolbox.execute(command, toolbox.parser(command).parse_args(words))
+        toolbox.execute(command, toolbox.parser(command).parse_args([str(run)]))
     assert snapshot(victim) == before
 
 
-def test_figures_of_pictures_are_not_written_where_a_link_leads(run, victim):
-    path = linked(run, "quality.json", victim / "quality.json")
+@pytest.mark.parametrize("name", ["images", "attributes.json", "results.json"])
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (evaluate.evaluate, evaluate.parser().parse_args(["RUN", "evaluate=[nll]"])),
+        (quality.quality, quality.parser().parse_args(["RUN"])),
+        (attributes.attributes, attributes.parser().parse_args(["RUN", "--attribute=x"])),
+    ],
+    ids=["evaluate", "quality", "attributes"],
+)
+def test_findings_are_not_written_where_a_link_leads(run, victim, command, words, name):
+    before, path = snapshot(victim), linked(run, name, victim / name)
+    words.run = run
     with pytest.raises(RunError, match=f"{path} leads out"):
-        quality.quality(quality.parser().parse_args([str(run)]))
+        command(words)
+    assert snapshot(victim) == before
 
 
 @pytest.mark.parametrize("name", ["0", ".jobs", ".lock", "sweep.json", "study.db", "1/output.log", "1/train.log"])
@@ -335,4 +348,4 @@ def test_a_damaged_identity_is_told(tmp_path, words):
 def test_damaged_metrics_are_told_before_training_goes_on(tmp_path, rows):
     (tmp_path / "metrics.csv").write_text("step,val/elbo\n" + rows)
     with pytest.raises(RunError, match=r"metrics\.csv is damaged"):
-        loggers.CSV(tmp_path / "metrics.csv", until=10)
+        CSV(tmp_path / "metrics.csv", until=10)

@@ -22,16 +22,16 @@ def known_mixture() -> MixtureSameFamily:
 
 def test_mixture_fitted_to_draws_of_a_mixture_has_its_density():
     truth = known_mixture()
-    sampler = MixtureSampler(truth.sample((20_000,)), components=2)
+    sampler = MixtureSampler([truth.sample((20_000,))], components=2)
     x = truth.sample((20_000,))
     divergence = (truth.log_prob(x) - sampler.p.log_prob(x)).mean().item()  # KL(truth || fitted)
     assert abs(divergence) < 0.003  # 19 parameters / (2 * 20,000) = 0.0005 is expected
-    assert MixtureSampler(truth.sample((20_000,)), components=1).p.log_prob(x).mean() < truth.log_prob(x).mean() - 0.3
+    assert MixtureSampler([truth.sample((20_000,))], components=1).p.log_prob(x).mean() < truth.log_prob(x).mean() - 0.3
 
 
 def test_draws_of_a_fitted_mixture_have_the_mean_and_covariance_of_the_codes():
     codes = torch.distributions.Gamma(2.0, 1.0).sample((5_000, 2, 1, 2)) * torch.tensor([1.0, 3.0])
-    z = MixtureSampler(codes)(200_000)
+    (z,) = MixtureSampler([codes])(200_000)
     assert z.shape[1:] == codes.shape[1:]
     assert torch.allclose(z.mean(0), codes.mean(0), atol=0.05)  # EM keeps both moments
     assert torch.allclose(z.flatten(1).T.cov(), codes.flatten(1).T.cov(), rtol=0.03, atol=0.1)
@@ -39,19 +39,19 @@ def test_draws_of_a_fitted_mixture_have_the_mean_and_covariance_of_the_codes():
 
 def test_mixture_is_a_function_of_codes_and_seed_and_its_draws_differ():
     codes = torch.randn(500, 3)
-    a, b = MixtureSampler(codes, seed=1), MixtureSampler(codes, seed=1)
+    a, b = MixtureSampler([codes], seed=1), MixtureSampler([codes], seed=1)
     assert torch.equal(a.p.mean, b.p.mean)
-    assert not torch.equal(a(4), a(4))
+    assert not torch.equal(*a(4), *a(4))
 
 
 @pytest.mark.parametrize("t", [0.0, 0.5, 2.0])
 def test_temperature_scales_the_deviation_from_the_component_mean(t):
     codes = known_mixture().sample((2_000,))
-    warm, cold = MixtureSampler(codes, 2), MixtureSampler(codes, 2, temperature=t)
+    warm, cold = MixtureSampler([codes], 2), MixtureSampler([codes], 2, temperature=t)
     within = warm.p.component_distribution.covariance_matrix
     assert torch.allclose(cold.p.component_distribution.covariance_matrix, t**2 * within, atol=1e-6)
     if t == 0:
-        distance = torch.cdist(cold(100), warm.p.component_distribution.mean)
+        distance = torch.cdist(*cold(100), warm.p.component_distribution.mean)
         assert distance.min(1).values.max() < 1e-5 and distance.argmin(1).unique().tolist() == [0, 1]
 
 
@@ -67,7 +67,7 @@ def far_apart() -> VAE:
 
 @pytest.mark.parametrize("t", [0.0, 0.5, 1.0, 2.0])
 def test_a_gaussian_prior_at_a_temperature_is_a_gaussian_of_so_many_times_its_deviation(t):
-    z = PriorSampler(small(latent=2), t)(100_000)
+    (z,) = PriorSampler(small(latent=2), t)(100_000)
     assert torch.allclose(z.mean(0), torch.zeros(2), atol=0.02)
     assert torch.allclose(z.T.cov(), t**2 * torch.eye(2), atol=0.02 * t**2 + 1e-9)
 
@@ -75,7 +75,7 @@ def test_a_gaussian_prior_at_a_temperature_is_a_gaussian_of_so_many_times_its_de
 @pytest.mark.parametrize("t", [0.25, 0.5])
 def test_a_mixture_prior_at_a_temperature_keeps_its_components_and_their_weights(t):
     vae = far_apart()
-    z, prior = PriorSampler(vae, t)(100_000), vae.rungs[0].prior
+    (z,), prior = PriorSampler(vae, t)(100_000), vae.rungs[0].prior
     for m, weight in enumerate((0.25, 0.75)):
         drawn = z[(z[:, 0] > 0) == bool(m)]  # which component's: they do not meet below t = 1
         assert len(drawn) / len(z) == pytest.approx(weight, abs=0.01)
@@ -87,9 +87,9 @@ def test_a_mixture_prior_at_a_temperature_keeps_its_components_and_their_weights
 def test_draws_of_a_mixture_prior_are_the_likelier_the_colder_and_its_modes_at_zero():
     vae = far_apart()
     p = vae.rungs[0].prior(torch.zeros(1, 0))
-    likely = [p.log_prob(PriorSampler(vae, t)(20_000)).mean().item() for t in (2.0, 1.0, 0.5, 0.25, 0.0)]
+    likely = [p.log_prob(*PriorSampler(vae, t)(20_000)).mean().item() for t in (2.0, 1.0, 0.5, 0.25, 0.0)]
     assert likely == sorted(likely)
-    assert PriorSampler(vae, 0.0)(100).unique(dim=0).tolist() == [[-5.0, 0.0], [5.0, 1.0]]
+    assert PriorSampler(vae, 0.0)(100)[0].unique(dim=0).tolist() == [[-5.0, 0.0], [5.0, 1.0]]
 
 
 @pytest.mark.parametrize("model", [partial(small, latent=2), far_apart], ids=["normal", "mixture"])
@@ -98,7 +98,7 @@ def test_a_prior_at_temperature_one_is_the_prior_draw_for_draw(model):
     torch.manual_seed(1)
     draw = vae.rungs[0].prior(torch.zeros(7, 0)).sample()
     torch.manual_seed(1)
-    assert torch.equal(PriorSampler(vae)(7), draw)
+    assert torch.equal(*PriorSampler(vae)(7), draw)
 
 
 @pytest.mark.parametrize("t", [0.0, 0.5, 1.0])
@@ -120,7 +120,7 @@ def test_temperature_of_a_prior_of_another_family_is_refused():
 
     vae = small(latent=2)
     vae.rungs[0].prior = Returns(lambda state: Unknown(len(state)))
-    assert PriorSampler(vae)(3).shape == (3, 2)
+    assert PriorSampler(vae)(3)[0].shape == (3, 2)
     with pytest.raises(ConfigError, match=r"Unknown has none .* Leave the temperature at 1"):
         PriorSampler(vae, 0.5)(3)
     with pytest.raises(ValueError, match="-1"):
@@ -133,7 +133,7 @@ def test_training_codes_are_draws_of_the_aggregate_posterior():
     data = ImageDataModule(lambda: splits, as_real, "binary", (1, 8, 8), "", batch_size=50)
     data.setup()
     vae = conv((1, 8, 8), latent=3)
-    z, q = training_codes(vae, data), vae.encode(images.float())[0].q
+    (z,), q = training_codes(vae, data), vae.encode(images.float())[0].q
     assert z.shape == (600, 3)
     assert torch.allclose(((z - q.mean) / q.stddev).std(0), torch.ones(3), atol=0.1)  # draws, not means
-    assert len(training_codes(vae, data, images=200)) == 200
+    assert len(training_codes(vae, data, images=200)[0]) == 200

@@ -20,7 +20,7 @@ from variata.sweeps.launchers.slurm import Needs, Slurm, alike
 from wandb_file import records
 
 JOB = ["data=linear_gaussian", "data.images=500", "data.batch_size=50", "model=mlp_vae", "likelihood=gaussian"]
-JOB += ["compile=false", "callbacks=[]", "model.encoder.widths=[16]", "evaluate.samples=5", "logger.mode=offline"]
+JOB += ["compile=false", "callbacks=[]", "model.encoder.widths=[16]", "evaluate.nll.samples=5", "logger.mode=offline"]
 JOB += ["log_every=20", "checkpoint_every=0.5", "trainer.check_val_every_n_epoch=10"]
 SLURM = ["hydra/launcher=submitit_slurm", "hydra.launcher.cpus_per_task=1"]
 SEVERAL = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=1", "trainer.num_nodes=2"]

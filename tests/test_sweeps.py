@@ -36,7 +36,7 @@ QUICK = [
     "data=digits",
     "model=mlp_vae",
     "trainer.accelerator=cpu",
-    "evaluate.samples=2",
+    "evaluate.nll.samples=2",
     "logger=none",
     "compile=false",
 ]

@@ -20,13 +20,15 @@ import variata.priors
 from attacks import ELSEWHERE, METHOD, NESTED, ODD, PAYLOADS, PLAIN
 from conftest import ROOT
 from models import readme_prior
+from variata.commands import attributes, evaluate, quality
 from variata.commands import pictures as toolbox
-from variata.commands import quality
 from variata.commands.train import run_dir
 from variata.config.plain import plain
 from variata.config.schema import checked
 from variata.config.targets import SLOTS, build, check, check_values, locate, matches
 from variata.errors import ConfigError, DataError, RunError, UserError
+from variata.evaluation.findings import Findings
+from variata.evaluation.quality import Quality
 from variata.run import directory, loading
 from variata.run.job import resumed
 
@@ -43,6 +45,7 @@ ADMITTED = {  # in each slot
     **dict.fromkeys(("likelihood", "model.likelihood"), "variata.likelihoods.Bernoulli"),
     **{"objective": "variata.objectives.ELBO", "optimizer": "torch.optim.SGD", "trainer": "lightning.pytorch.Trainer"},
     **{"beta": "variata.schedules.Cosine", "scheduler": "variata.schedules.CosineDecay"},
+    "evaluate.*": "variata.evaluation.nll.NLL",
     "callbacks.*": "variata.training.callbacks.EMA",
 }
 
@@ -198,20 +201,26 @@ def small_run(tmp_path_factory):
 
 
 def read(command, run, out, monkeypatch):
-    """A command that reads a run; the judge of `variata quality` is away."""
+    """A command that reads a run; what `variata quality` finds is made up."""
     figures = {"quality/images": 4, "quality/split": "test", "quality/psnr": 9}
-    monkeypatch.setattr(quality, "judge", lambda *args, **options: figures)
+    monkeypatch.setattr(Quality, "__call__", lambda *args: Findings(figures))
     if command == "load":
         variata.load(run)
     elif command == "quality":
         quality.quality(quality.parser().parse_args([str(run), "--device", "cpu"]))
+    elif command == "evaluate":
+        words = ["evaluate=[nll]", "evaluate.nll.samples=1", "--device", "cpu"]
+        evaluate.evaluate(evaluate.parser().parse_intermixed_args([str(run), *words]))
+    elif command == "attributes":
+        words = ["--device", "cpu", "--attribute", "x", "--out", str(out)]
+        attributes.attributes(attributes.parser().parse_args([str(run), *words]))
     else:
-        more = {"attributes": ["--attribute", "x"], "sample": ["--sampler", "gmm"]}.get(command, [])
+        more = ["--sampler", "gmm"] if command == "sample" else []
         words = [str(run), "--device", "cpu", "--images", "2", "--out", str(out), *more]
         toolbox.execute(command, toolbox.parser(command).parse_args(words))
 
 
-READERS = ["load", "quality", *toolbox.COMMANDS]
+READERS = ["load", "quality", "evaluate", "attributes", *toolbox.COMMANDS]
 POISON = {
     "model": ("model", METHOD),
     "encoder": ("model.encoder", {**METHOD, "_partial_": True}),
@@ -247,7 +256,7 @@ def test_a_reader_does_not_look_at_what_it_does_not_need(planted, tmp_path, smal
             read(command, run, tmp_path / "out", monkeypatch)
     else:
         read(command, run, tmp_path / "out", monkeypatch)
-        assert command in ("load", "quality") or list((tmp_path / "out").iterdir())
+        assert command in ("load", "quality", "evaluate") or list((tmp_path / "out").iterdir())
 
 
 def test_packed_images_go_into_the_cache_of_who_reads(faces, tmp_path, monkeypatch):

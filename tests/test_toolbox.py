@@ -9,6 +9,7 @@ from PIL import Image
 from torch import nn
 
 from models import Returns
+from variata.commands import attributes
 from variata.commands import pictures as toolbox
 from variata.core import VAE, Concat, Rung
 from variata.distributions import normal
@@ -79,7 +80,7 @@ def test_the_effect_of_an_edit_is_counted_in_standard_deviations():
 
 @pytest.mark.slow
 def test_commands_draw_a_trained_run(train, monkeypatch, capsys):
-    answer = train("data=digits", "model=mlp_vae", "trainer.max_steps=30", "logger=none", "evaluate.samples=2")
+    answer = train("data=digits", "model=mlp_vae", "trainer.max_steps=30", "logger=none", "evaluate.nll.samples=2")
 
     def command(name, *arguments):
         monkeypatch.setattr(sys, "argv", ["variata", str(answer.run), *arguments])
@@ -92,7 +93,8 @@ def test_commands_draw_a_trained_run(train, monkeypatch, capsys):
     assert {"reconstruct_test.png", "interpolate_test.gif", "traverse_test.png", "sample_prior.png"} <= drawn
     assert (answer.run / "gmm" / "sample_gmm.png").is_file()
     assert str(answer.run / "images" / "traverse_test.gif") in capsys.readouterr().out
-    assert command("attributes", "--attribute", "Smiling") == 2
+    monkeypatch.setattr(sys, "argv", ["variata", str(answer.run), "--attribute", "Smiling"])
+    assert attributes.main() == 2
     assert "attributes" in capsys.readouterr().err
     for wrong in (["--seed", str(2**40)], ["--temperature", "nan"]):
         assert command("sample", *wrong) == 2
@@ -110,19 +112,19 @@ def test_attributes_are_applied_and_judged(train, faces, monkeypatch, capsys):
         "model.encoder.blocks=[0,0]",
     ]
     place = [f"data.root={faces}", f"data.cache={faces}/cache", "callbacks.pictures.attributes=[Odd]"]
-    answer = train("data=celeba", *options, *place, "trainer.max_steps=4", "logger=none", "evaluate.samples=2")
+    answer = train("data=celeba", *options, *place, "trainer.max_steps=4", "logger=none", "evaluate.nll.samples=2")
     assert answer.code == 0, answer.err
     assert (answer.run / "images" / "attribute_Odd.png").is_file()
     monkeypatch.setenv("VARIATA_CACHE", f"{faces}/cache")
     arguments = ["--attribute", "Odd", "--images", "2", "--strengths", "-1", "2"]
     monkeypatch.setattr(sys, "argv", ["variata", str(answer.run), *arguments])
-    assert toolbox.main("attributes") == 0
+    assert attributes.main() == 0
     assert "Odd: 4 of 8 training images" in capsys.readouterr().out
     found = json.loads((answer.run / "attributes.json").read_text())["Odd"]
     assert len(found["mean"]["vector"]) == 64 and list(found["mean"]["each"]) == ["Late"]
     assert Image.open(answer.run / "images" / "attribute_Odd_probe.png").size == (2 * 34, 2 * 34 + pictures.HEAD)
     monkeypatch.setattr(sys, "argv", ["variata", str(answer.run), "--attribute", "Even"])
-    assert toolbox.main("attributes") == 2
+    assert attributes.main() == 2
     assert "There is no attribute Even in this data. There are: Odd, Late." in " ".join(capsys.readouterr().err.split())
     config = answer.run / "config.yaml"
     config.write_text(config.read_text().replace("latent: 64", "latent: 63"))

@@ -29,7 +29,7 @@ from variata.sweeps.space import read
 from variata.sweeps.wandb_yaml import document, dump
 from wandb_file import records
 
-QUICK = ["data=digits", "model=mlp_vae", "trainer.max_epochs=1", "evaluate.samples=2", "trainer.accelerator=cpu"]
+QUICK = ["data=digits", "model=mlp_vae", "trainer.max_epochs=1", "evaluate.nll.samples=2", "trainer.accelerator=cpu"]
 QUICK += ["trainer.check_val_every_n_epoch=1", "compile=false"]
 SWEEPS = sorted(path.stem for path in (ROOT / "conf" / "sweep").glob("*.yaml"))
 

@@ -14,9 +14,9 @@ from rich.table import Table
 
 from variata.compare import tables
 from variata.compare.comparison import Comparison, compare
-from variata.compare.metrics import DEFAULT, METRICS
 from variata.compare.read import read_below
 from variata.errors import ConfigError
+from variata.metrics import DEFAULT, METRICS
 from variata.run.guard import guarded
 
 LEAST = 20  # characters of a column that are not broken, where it has them

@@ -11,8 +11,8 @@ from rich.table import Table
 
 from variata.commands.compare import console
 from variata.compare.config import brief, text, visible
-from variata.compare.metrics import LOOSE, METRICS
 from variata.compare.read import QUIET, LeftOut, Run, read_below
+from variata.metrics import LOOSE, METRICS
 from variata.run.guard import guarded
 
 STATUSES = ("finished", "failed", "interrupted", "pruned", "running", "killed")

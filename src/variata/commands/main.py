@@ -11,6 +11,7 @@ commands:
   interpolate  from one image to another, PNG and GIF
   traverse     one image moved along single latent dimensions, PNG and GIF
   attributes   directions such as Smiling, applied and judged: variata attributes RUN --attribute Smiling
+  evaluate     judge a run by any evaluation: variata evaluate RUN evaluate=[nll] evaluate.nll.samples=5000
   quality      judge the pictures of a run: FID, KID, MS-SSIM, PSNR (variata quality --help)
   compare      runs side by side, with intervals over seeds: variata compare outputs --html report.html
   ls           list runs, how they ended and their figures: variata ls outputs
@@ -36,14 +37,18 @@ def main() -> int:
         return 0
     if command == "train":
         from variata.commands.train import main as run
-    elif command in ("reconstruct", "sample", "interpolate", "traverse", "attributes"):
+    elif command in ("reconstruct", "sample", "interpolate", "traverse"):
         from variata.commands.pictures import main as toolbox
 
         return toolbox(command)
     elif command == "schedules":
         from variata.commands.schedules import main as run
+    elif command == "evaluate":
+        from variata.commands.evaluate import main as run
+    elif command == "attributes":
+        from variata.commands.attributes import main as run
     elif command == "quality":
-        from variata.commands.train import main as run
+        from variata.commands.quality import main as run
     elif command == "compare":
         from variata.commands.compare import main as run
     elif command == "ls":

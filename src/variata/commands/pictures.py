@@ -1,7 +1,5 @@
-"""What a trained model can do, as pictures: reconstruct, sample, interpolate, traverse, attributes."""
+"""What a trained model can do, as pictures: reconstruct, sample, interpolate, traverse."""
 
-import json
-import math
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -11,23 +9,21 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from variata import atomic
 from variata.core import VAE
 from variata.data.module import ImageDataModule
-from variata.errors import ConfigError, RunError
-from variata.evaluation import attributes, pictures
+from variata.errors import ConfigError
+from variata.evaluation import pictures
+from variata.evaluation.noise import noise
 from variata.evaluation.pictures import grid, save, save_moving
 from variata.evaluation.quality import require_pictures
 from variata.evaluation.samplers import MixtureSampler, PriorSampler, Sampler, training_codes
 from variata.run import directory, loading
 from variata.run.guard import guarded
 from variata.run.loading import device
-from variata.training.callbacks import STRENGTHS
 
-JUDGED = 1000  # held-out images the effect of an edit is measured on
 MANY = 10**6
 RANGES = {  # of arguments
-    **{"images": (1, MANY), "dimensions": (1, MANY), "steps": (2, MANY), "limit": (2, 10**9)},
+    **{"images": (1, MANY), "dimensions": (1, MANY), "steps": (2, MANY)},
     **{"temperature": (0, 100), "seed": (0, 2**32 - 1)},
 }
 
@@ -44,9 +40,9 @@ def execute(command: str, arguments: Namespace) -> None:
         if not least <= (value := getattr(arguments, name, least)) <= most:
             raise ConfigError(f"--{name} is a number from {least} to {most}, got {value}.")
     if arguments.out is None:
-        directory.require_own(arguments.run, ("images", "attributes.json"))
+        directory.require_own(arguments.run, ["images"])
     vae = loading.load(arguments.run).to(device(arguments.device))
-    with torch.no_grad(), pictures.noise(arguments.seed):
+    with torch.no_grad(), noise(arguments.seed):
         paths = COMMANDS[command](vae, arguments)
     for path in paths:
         Console().print(str(path), soft_wrap=True, highlight=False)
@@ -67,7 +63,7 @@ def sample(vae: VAE, arguments: Namespace) -> list[Path]:
     else:
         codes = training_codes(vae, opened(arguments))
         sampler = MixtureSampler(codes, temperature=arguments.temperature, seed=arguments.seed)
-    drawn = vae.decode(sampler(arguments.images), temperature=arguments.temperature).mean
+    drawn = vae.decode(*sampler(arguments.images), temperature=arguments.temperature).mean
     return [save(grid(drawn, columns=8), folder(arguments) / f"sample_{arguments.sampler}.png")]
 
 
@@ -82,7 +78,7 @@ def interpolate(vae: VAE, arguments: Namespace) -> list[Path]:
 
 
 def traverse(vae: VAE, arguments: Namespace) -> list[Path]:
-    """One image's code moved along the dimensions that carry most, a row for each.
+    """One image's code moved along the dimensions of all rungs that carry most, a row for each.
 
     Dimensions are ranked by KL where it is known for each, else by the variance of their posterior means. Each goes
     from -3 to 3 standard deviations of the prior around its mean, or of the codes where the prior's are not known.
@@ -101,75 +97,9 @@ def show(moved: pictures.Traversal) -> None:
     table = Table(caption=f"{pictures.DEVIATIONS:g} standard deviations of the {moved.around} either way")
     for heading in ("row", "dimension", moved.score, "from", "to"):
         table.add_column(heading)
-    for row, dimension in enumerate(moved.dimensions):
+    for row, name in enumerate(moved.names):
         first, last = moved.values[row, [0, -1]].tolist()
-        table.add_row(str(row + 1), str(dimension), f"{moved.scores[row]:.4g}", f"{first:.2f}", f"{last:.2f}")
-    Console().print(table)
-
-
-def edit(vae: VAE, arguments: Namespace) -> list[Path]:
-    """Attributes' directions, applied to held-out images and judged by linear probes."""
-    data, paths = opened(arguments), []
-    columns = {name: attributes.column(data, name) for name in arguments.attribute}
-    judged = images(vae, data, arguments, JUDGED)
-    if len(judged) < 2:
-        raise ConfigError(f"The {arguments.split} split has {len(judged)} image; edits are judged on two or more.")
-    codes, values = attributes.labelled_codes(vae, data, arguments.limit)
-    probes = attributes.fit_probes(codes, values)
-    held_out = data.read_attributes().values[arguments.split][:JUDGED]
-    areas = attributes.areas(probes, pictures.code(vae, judged), held_out)
-    names, path = data.read_attributes().names, figures_file(arguments)
-    results = earlier(path)
-    for name, a in columns.items():
-        vector = attributes.mean_difference(codes, values[:, a])
-        directions = {"mean": vector, "probe": attributes.probe_direction(probes.weight[a], vector)}
-        results[name] = {
-            "auc": areas[a] if math.isfinite(areas[a]) else None,
-            "images": len(codes),
-            "with": int(values[:, a].sum()),
-        }
-        for kind, direction in directions.items():
-            moved = attributes.effect(vae, probes, judged, direction, arguments.strengths)
-            results[name][kind] = summary(names, a, direction, arguments.strengths, moved)
-            shown = pictures.edits(vae, judged[: arguments.images], direction, arguments.strengths)
-            labels = [f"{strength:+g}" for strength in arguments.strengths]
-            paths += save_moving(shown, folder(arguments) / f"attribute_{name}_{kind}", labels)
-        report(name, results[name])
-    atomic.write(path, json.dumps(results, indent=2) + "\n")
-    return [*paths, path]
-
-
-def summary(names: tuple[str, ...], a: int, direction: Tensor, strengths: list[float], moved: Tensor) -> dict:
-    """What attributes.json holds of one direction: the vector, and how far the probes of all attributes moved."""
-    others = torch.cat([moved[:, :a], moved[:, a + 1 :]], 1).abs()
-    return {
-        "vector": direction.flatten().tolist(),
-        "strengths": strengths,
-        "moved": moved[:, a].tolist(),
-        "others": others.mean(1).tolist(),
-        "each": {name: moved[:, i].tolist() for i, name in enumerate(names) if i != a},
-    }
-
-
-def report(name: str, results: dict) -> None:
-    """A table of how far an attribute's probe moved, and what moved with it."""
-    having = f"{results['with']:,} of {results['images']:,} training images"
-    area = "unknown" if results["auc"] is None else f"{results['auc']:.3f}"
-    table = Table(
-        title=f"{name}: {having}, AUC of its probe {area}",
-        caption="change of the probes' logits on held-out images, decoded and encoded again, in standard deviations",
-        title_justify="left",
-    )
-    for heading in ("direction", "strength", name, "others", "most moved"):
-        table.add_column(heading)
-    for kind in ("mean", "probe"):
-        found = results[kind]
-        for t, strength in enumerate(found["strengths"]):
-            if strength == 0:  # where nothing moves
-                continue
-            most = sorted(found["each"], key=lambda other: -abs(found["each"][other][t]))[:2]
-            listed = ", ".join(f"{other} {found['each'][other][t]:+.2f}" for other in most)
-            table.add_row(kind, f"{strength:+g}", f"{found['moved'][t]:+.2f}", f"{found['others'][t]:.2f}", listed)
+        table.add_row(str(row + 1), name, f"{moved.scores[row]:.4g}", f"{first:.2f}", f"{last:.2f}")
     Console().print(table)
 
 
@@ -190,27 +120,11 @@ def folder(arguments: Namespace) -> Path:
     return arguments.out or arguments.run / "images"
 
 
-def figures_file(arguments: Namespace) -> Path:
-    """Where the figures and vectors of attributes go."""
-    return (arguments.out or arguments.run) / "attributes.json"
-
-
-def earlier(path: Path) -> dict:
-    """What an earlier command found of other attributes."""
-    if not path.is_file():
-        return {}
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise RunError(f"{path} is damaged ({error}). Delete it to go on without what it holds.") from error
-
-
 COMMANDS: dict[str, Callable[[VAE, Namespace], list[Path]]] = {
     "reconstruct": reconstruct,
     "sample": sample,
     "interpolate": interpolate,
     "traverse": traverse,
-    "attributes": edit,
 }
 
 
@@ -252,8 +166,4 @@ def parser(command: str) -> ArgumentParser:
     if command == "traverse":
         add("--dimensions", type=int, default=8, help="rows, those that carry most (%(default)s)")
         add("--index", type=int, default=0, help="number of the image whose code is moved (%(default)s)")
-    if command == "attributes":
-        add("--attribute", action="append", required=True, metavar="NAME", help="such as Smiling; may be repeated")
-        add("--strengths", type=float, nargs="+", default=STRENGTHS, help="of the edits (%(default)s)")
-        add("--limit", type=int, default=20_000, help="training images the directions are computed from (%(default)s)")
     return result

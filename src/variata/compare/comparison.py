@@ -1,7 +1,7 @@
 """Everything a report says, computed once: terminal, Markdown and HTML only write it down."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from variata.compare.behind import Behind, behind
@@ -9,9 +9,10 @@ from variata.compare.config import printable, text
 from variata.compare.groups import LISTED, Group, grouped, ranked
 from variata.compare.importance import Importance, importance
 from variata.compare.keys import column, differing, leading, spoken
-from variata.compare.metrics import DEFAULT, JUDGEMENTS, METRICS, Metric, differences
+from variata.compare.metrics import differences, judgement, known
 from variata.compare.read import Found, LeftOut, Run
 from variata.errors import ConfigError
+from variata.metrics import DEFAULT, Metric
 
 COMMIT = 12  # digits of a commit that are shown
 
@@ -27,6 +28,7 @@ class Comparison:
         within: Keys that tell runs of one group apart.
         followers: Keys that also differ and follow from those.
         groups: The best first.
+        metrics: They may be compared by, by name.
         by: The metric they are ranked by.
         ranks: By label; empty where the figures do not compare.
         apart: Why not; empty where they do.
@@ -40,6 +42,7 @@ class Comparison:
     within: list[str]
     followers: list[str]
     groups: list[Group]
+    metrics: Mapping[str, Metric]
     by: Metric
     ranks: dict[str, int]
     apart: str
@@ -69,8 +72,9 @@ def compare(found: Found, group_by: Sequence[str] = (), by: str | None = None) -
     keys = chosen_keys(group_by, runs) or leaders
     groups = grouped(runs, keys)
     finished = [run for group in groups for run in group.judged]
-    metric = chosen_metric(by)
-    told, apart = _told(finished), " ".join(_told(finished, metric))
+    metrics = known(runs)
+    metric = chosen_metric(by, metrics)
+    told, apart = _told(finished, metrics), " ".join(_told(finished, metrics, metric))
     ranks = {} if apart else ranked(groups, metric)
     groups = sorted(groups, key=lambda group: ranks.get(group.label, len(groups) + 1))
     within = [key for key in leaders if key not in keys]
@@ -78,7 +82,9 @@ def compare(found: Found, group_by: Sequence[str] = (), by: str | None = None) -
     varied = [key for key in leaders if len(set(column(finished, key))) > 1]
     matters = None if apart else importance(finished, varied, metric.name)
     warnings = [*told, *_codes(groups), *_tested(metric, ranks), *_repeats(groups), *_marginal(within)]
-    return Comparison(runs, found.left_out, keys, within, followers, groups, metric, ranks, apart, warnings, matters)
+    return Comparison(
+        runs, found.left_out, keys, within, followers, groups, metrics, metric, ranks, apart, warnings, matters
+    )
 
 
 def chosen_keys(group_by: Sequence[str], runs: Sequence[Run]) -> list[str]:
@@ -91,11 +97,11 @@ def chosen_keys(group_by: Sequence[str], runs: Sequence[Run]) -> list[str]:
     return keys
 
 
-def chosen_metric(by: str | None) -> Metric:
+def chosen_metric(by: str | None, metrics: Mapping[str, Metric]) -> Metric:
     """The metric asked for, or the default."""
-    if by is not None and by not in METRICS:
-        raise ConfigError(f"--by {by} is no metric that is compared. Allowed: {', '.join(METRICS)}.")
-    return METRICS[by or DEFAULT]
+    if by is not None and by not in metrics:
+        raise ConfigError(f"--by {by} is no metric that is compared. Allowed: {', '.join(metrics)}.")
+    return metrics[by or DEFAULT]
 
 
 def near(given: str, known: set[str]) -> str:
@@ -105,14 +111,14 @@ def near(given: str, known: set[str]) -> str:
     return did_you_mean(given, known, 8)
 
 
-def _told(finished: Sequence[Run], metric: Metric | None = None) -> list[str]:
+def _told(finished: Sequence[Run], metrics: Mapping[str, Metric], metric: Metric | None = None) -> list[str]:
     """Judgements that differ between runs and what they spoil; all, or those that concern a metric."""
-    found = differences(finished, metric)
+    known = {name for name in metrics if any(run.figure(name) is not None for run in finished)}
     told = []
-    for judgement in (j for j in JUDGEMENTS if j.name in found):
-        spoilt = ", ".join(name for name in METRICS if name.startswith(judgement.metrics))
-        values = "; ".join(found[judgement.name])
-        told.append(f"{judgement.name} differs between runs ({values}): {judgement.why}, so {spoilt} do not compare.")
+    for name, values in differences(finished, metric).items():
+        spoilt = ", ".join(one for one in metrics if one in known and name in metrics[one].alike)
+        why = f"{judgement(name).why}, so {spoilt} do not compare"
+        told.append(f"{name} differs between runs ({'; '.join(values)}): {why}.")
     return told
 
 

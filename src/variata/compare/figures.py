@@ -8,9 +8,10 @@ from typing import Any
 from variata.compare.comparison import Comparison
 from variata.compare.config import text
 from variata.compare.groups import Group
-from variata.compare.metrics import METRICS, NATS, differences
+from variata.compare.metrics import differences
 from variata.compare.read import Run
 from variata.compare.statistics import Summary, pareto, summarise
+from variata.metrics import METRICS, NATS
 
 Figure = dict[str, Any]
 COLOURS = [

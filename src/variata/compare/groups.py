@@ -7,9 +7,10 @@ from pathlib import Path
 
 from variata.compare.config import order
 from variata.compare.keys import column, identity, value
-from variata.compare.metrics import Metric, differences
+from variata.compare.metrics import differences
 from variata.compare.read import Run
 from variata.compare.statistics import Summary, ranks, summarise
+from variata.metrics import Metric
 
 LISTED = 4  # values of a key within a group
 UNSAID = ("value", "samples", "scale", "over", "start", "final")  # names that need their group's

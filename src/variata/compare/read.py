@@ -14,7 +14,9 @@ from typing import Any, cast
 import yaml
 
 from variata.compare.config import Flat, flat, natural, number, printable
+from variata.config.renamed import renamed
 from variata.errors import ConfigError, RunError
+from variata.metrics import METRICS, OTHERS, declared
 
 LOADER = cast(type[yaml.SafeLoader], getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # in C: ten times as fast
 CURVE = ("step", "val/elbo", "val/rate", "val/distortion")  # columns of metrics.csv
@@ -205,7 +207,7 @@ def read_config(folder: Path) -> Flat:
         ]
     if level:
         raise RunError(f"config.yaml is nested more than {DEEPEST} levels deep.")
-    return flat(config)
+    return flat(renamed(config))
 
 
 def read_results(folder: Path) -> dict[str, Any]:
@@ -219,8 +221,9 @@ def read_results(folder: Path) -> dict[str, Any]:
         raise RunError(f"results.json is cut short or no JSON: {error}.") from error
     if not isinstance(results, dict) or not isinstance(results.get("status"), str):
         raise RunError("results.json does not say how the run ended: it has no status.")
+    figures = {*METRICS, *OTHERS, *declared(results)}
     for name, value in results.items():
-        if name.startswith(("val/", "test/", "train/")) and not _figure(value):
+        if (name.startswith(("val/", "test/", "train/")) or name in figures) and not _figure(value):
             raise RunError(
                 f"results.json has {name}={str(value)[:40]!r}, which is no figure: a number up to {LARGEST:g}."
             )

@@ -15,11 +15,11 @@ from variata.compare.comparison import Comparison
 from variata.compare.config import number, printable, visible
 from variata.compare.groups import Group
 from variata.compare.importance import HOW
-from variata.compare.metrics import LOOSE, METRICS, Metric
 from variata.compare.metrics import differences as judgements
 from variata.compare.read import Run, read_text
 from variata.compare.statistics import Summary
 from variata.errors import ConfigError, RunError
+from variata.metrics import LOOSE, Metric
 
 BEHIND = (
     "Behind: how far its mean is from that of group 1 in {}, and the 95% interval of the difference: over pairs of "
@@ -65,7 +65,7 @@ def differences(c: Comparison) -> Table:
 
 def results(c: Comparison) -> Table:
     """Means and intervals, by group."""
-    columns = [m for m in METRICS.values() if any(g.summary(m) or g.mixed(m) for g in c.groups)]
+    columns = [m for m in c.metrics.values() if any(g.summary(m) or g.mixed(m) for g in c.groups)]
     headings = ["group", "configuration", "n"]
     rows = [[number_of(c, g), Cell(g.label), Cell(str(len(g.judged)), len(g.judged))] for g in c.groups]
     caption = f"Mean ± half the 95% interval over seeds (Student's t); one run has none. {ranking(c)}"
@@ -197,7 +197,7 @@ def unranked(c: Comparison) -> str:
 def another(c: Comparison) -> Metric | None:
     """A figure of the same unit that all runs have and that does compare."""
     judged = [run for group in c.groups for run in group.judged]
-    others = [m for m in METRICS.values() if m.unit == c.by.unit and not judgements(judged, m)]
+    others = [m for m in c.metrics.values() if m.unit == c.by.unit and not judgements(judged, m)]
     return next((m for m in others if judged and all(run.figure(m.name) is not None for run in judged)), None)
 
 

@@ -10,6 +10,7 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf.errors import OmegaConfBaseException
 
 from variata.config.compose import CONF, known_keys
+from variata.config.renamed import said
 from variata.errors import Defect, OutOfMemory, RunError, UserError
 from variata.messages import did_you_mean
 
@@ -31,7 +32,7 @@ def told(error: Exception) -> UserError:
         reason = f" ({' '.join(str(error).split())[:200]})" if str(error) else ""
         return OutOfMemory(
             f"There is not enough memory{reason}. A limit may be set, see ulimit -v; less is asked for by smaller "
-            "data.batch_size, evaluate.rows, objective.samples or models."
+            "data.batch_size, evaluate.nll.rows, objective.samples or models."
         )
     if isinstance(error, ImportError):
         return RunError(
@@ -56,6 +57,8 @@ def explain(error: Exception) -> str:
     if "Config group override" in str(error):
         return "A group takes the name of an option, not null: scheduler=none, logger=none, callbacks=[]."
     key = unknown_key(error)
+    if key is not None and (known := said(key)):
+        return known
     if key is not None:
         return f"{key or 'A word without a key'} is not in the configuration. {did_you_mean(key, known_keys(), 8, SEE)}"
     if not isinstance(error, HydraException | OmegaConfBaseException):  # what Hydra itself did not foresee

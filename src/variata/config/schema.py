@@ -34,24 +34,10 @@ class Settings:
     debug: bool
 
 
-@dataclass
-class Evaluate:
-    """How the test set is judged.
-
-    Args:
-        samples: K of the importance-weighted NLL.
-        rows: Images times samples decoded at once.
-        quality: Whether to judge pictures too, as `variata quality` does.
-    """
-
-    samples: int
-    rows: int
-    quality: bool
-
-
 BUILT = ("data", "model", "objective", "beta", "optimizer", "scheduler", "trainer")
-OPTIONAL = ("logger", "callbacks")  # may be empty
+OPTIONAL = ("logger", "callbacks", "evaluate")  # may be empty
 DATA_OPTIONS = {"batch_size_per_device": int | None}  # of every data set, besides its own
+GROUPS = ("callbacks", "evaluate")  # of several, each by a name
 OURS: dict[str, dict[str, Any]] = {  # options besides the constructors' own
     "trainer": {"on_nan": str, "crowded": bool},
     "data": DATA_OPTIONS,
@@ -61,14 +47,12 @@ READ = {  # options that are read here, and so have to be there
         *("accelerator", "devices", "num_nodes", "precision", "max_epochs", "max_steps", "on_nan", "gradient_clip_val"),
         *("limit_train_batches", "limit_val_batches", "limit_test_batches"),
     ),
-    "evaluate": ("samples", "rows"),
 }
 MOST = 2**31 - 1  # of what libraries count in 32 bits
 RANGES: dict[str, tuple[float, float]] = {  # of numbers, where a constructor does not know them: least and most
     "seed": (0, 2**32 - 1),
-    **dict.fromkeys(("log_every", "updates_per_call", "evaluate.rows", "data.batch_size_per_device"), (1, MOST)),
+    **dict.fromkeys(("log_every", "updates_per_call", "data.batch_size_per_device"), (1, MOST)),
     "checkpoint_every": (0, MOST),
-    "evaluate.samples": (1, 1_000_000),
     **dict.fromkeys(("trainer.check_val_every_n_epoch", "trainer.num_nodes"), (1, MOST)),
     "trainer.max_epochs": (-1, MOST),
     "trainer.max_steps": (-1, 2**53),
@@ -81,19 +65,18 @@ DEVICES = 4096  # more than any machine has
 
 def checked(config: Config) -> Config:
     """The configuration, if every name and type in it is known good; empty groups are there too."""
-    config = {"logger": {}, "callbacks": {}, **config}
+    config = {**{name: {} for name in OPTIONAL}, **config}
     hints = get_type_hints(Settings)
-    for name in (*BUILT, "evaluate", *hints):
+    for name in (*BUILT, *hints):
         if name not in config or (name in BUILT and isinstance(part := config[name], dict) and "_target_" not in part):
             raise ConfigError(f"The configuration has no {name}: give it a value, or leave out ~{name}.")
-    for name in (*OPTIONAL, "evaluate"):
+    for name in OPTIONAL:
         if not isinstance(config[name], dict):
             raise ConfigError(f"{name}={config[name]} is no group of options. Change single ones: {name}.<option>=...")
-    settings = {name: value for name, value in config.items() if name not in (*BUILT, *OPTIONAL, "evaluate")}
+    settings = {name: value for name, value in config.items() if name not in (*BUILT, *OPTIONAL)}
     # groups of somebody's own values, which others refer to, are checked below
     ours = {name: value for name, value in settings.items() if name in hints or not isinstance(value, dict)}
     check_values(ours, hints, "", "a run")
-    check_values(config["evaluate"], get_type_hints(Evaluate), "evaluate", "evaluate")
     for key, part in parts(config):
         check(part, key, extra=OURS.get(key))
     for part, names in READ.items():
@@ -117,10 +100,10 @@ def checked(config: Config) -> Config:
 
 
 def parts(config: Config) -> Iterator[tuple[str, Any]]:
-    """All that stands in a configuration by its place, each callback by its own; without optional parts left empty."""
-    callbacks = {f"callbacks.{name}": node for name, node in config["callbacks"].items()}
-    for key, part in {**config, **callbacks}.items():
-        if key != "callbacks" and (part or key in BUILT):
+    """All that stands in a configuration by its place, each of several by its own, but optional parts left empty."""
+    own = {f"{group}.{name}": node for group in GROUPS for name, node in config[group].items()}
+    for key, part in {**config, **own}.items():
+        if key not in GROUPS and (part or key in BUILT):
             yield key, part
 
 

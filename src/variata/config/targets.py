@@ -26,9 +26,11 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.optim import Optimizer
 
 from variata.config.plain import unresolved
+from variata.config.renamed import said
 from variata.core import VAE, Decoder, Encoder
 from variata.data.module import ImageDataModule
 from variata.errors import ConfigError
+from variata.evaluation.findings import Evaluation
 from variata.likelihoods import Likelihood
 from variata.messages import did_you_mean
 from variata.objectives import Objective
@@ -123,6 +125,7 @@ SLOTS = {
         ),
     ),
     "logger": Kind(Logger, factories="variata.run.wandb.", given=("run_dir", "config", "job"), partial=True),
+    "evaluate.*": Kind(Evaluation),
     # Of Lightning's callbacks these do what they say here: others count calls for updates, need its own optimisation,
     # write where they please, or are in every run.
     "callbacks.*": Kind(
@@ -166,7 +169,8 @@ def check(node: Any, key: str, extra: Mapping[str, Any] | None = None) -> None:
     Raises:
         ConfigError: At the first thing that is wrong.
     """
-    kind = SLOTS.get("callbacks.*" if re.fullmatch(r"callbacks\.[^.]+", key) else key)
+    several = re.fullmatch(r"(callbacks|evaluate)\.[^.]+", key)
+    kind = SLOTS.get(f"{several[1]}.*" if several else key)
     if kind is None:
         _check_plain(node, key)
         return
@@ -262,6 +266,8 @@ def _check_plain(value: Any, key: str) -> None:
 def _target(node: Any, key: str, kind: Kind) -> Callable[..., Any]:
     """What a node builds, if it is one and may."""
     if not isinstance(node, dict) or "_target_" not in node:
+        if known := said(key):
+            raise ConfigError(known)
         raise ConfigError(f"{key}={shown(node)} builds nothing: {key} takes a _target_, {kind}.")
     for name in node:
         if re.fullmatch(r"_\w+_", str(name)) and name not in ("_target_", "_partial_"):

@@ -146,7 +146,7 @@ class ImageDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         images = Images(self.images["train"])
-        sampler = Shuffled(len(images), self.updates_per_epoch * self.batch_size, self, *self._place)
+        sampler = Shuffled(len(images), self.updates_per_epoch * self.batch_size, self, *self.place)
         return self._loader(images, batch_size=self.batch_per_device * self.updates_per_call, sampler=sampler)
 
     def val_dataloader(self) -> DataLoader:
@@ -157,7 +157,7 @@ class ImageDataModule(pl.LightningDataModule):
 
     def _turns(self, split: str) -> DataLoader:
         """Devices take whole batches in turn; the last turn is empty for those that find none left."""
-        (rank, devices), images, size = self._place, Images(self.images[split]), self.eval_batch_size
+        (rank, devices), images, size = self.place, Images(self.images[split]), self.eval_batch_size
         starts = range(0, len(images), size)[: self.limits.get(split)]
         batches = [range(start, min(start + size, len(images))) for start in starts]
         batches += [range(0)] * (-len(batches) % devices)  # all take the same number of steps: steps may synchronise
@@ -168,7 +168,7 @@ class ImageDataModule(pl.LightningDataModule):
         return DataLoader(images, collate_fn=as_is, generator=Generator(), **sampling)
 
     @property
-    def _place(self) -> tuple[int, int]:
+    def place(self) -> tuple[int, int]:
         """This device, and how many there are."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
 

@@ -16,6 +16,11 @@ def standard_error(mean: Tensor, square: Tensor, n: Tensor) -> Tensor:
     return ((square - mean.square()).clamp(min=0) / (n - 1).clamp(min=1)).sqrt()
 
 
+def passes(rungs: int) -> int:
+    """Least samples per image that `Bound` takes of a model: two where there are several rungs."""
+    return min(2, rungs)
+
+
 class Bound(Metric):
     r"""Mean ELBO, rate and distortion at beta = 1, KL per rung and latent dimension, and active units.
 
@@ -27,7 +32,7 @@ class Bound(Metric):
         events: Shape of z of each rung, top first.
 
     Attributes:
-        samples: Least number per image of the traces it takes: two where there are several rungs.
+        samples: Least number per image of the traces it takes, see `passes`.
     """
 
     full_state_update = False
@@ -39,7 +44,7 @@ class Bound(Metric):
     def __init__(self, events: Sequence[Size]) -> None:
         super().__init__()
         self.events = [torch.Size(event) for event in events]
-        self.samples = min(2, len(self.events))
+        self.samples = passes(len(self.events))
         self._zeros("images")
         self._zeros("elbo_square")
         self._zeros("distortion")

@@ -6,15 +6,24 @@ error over images tells by how much; the effective sample size tells when it is 
 """
 
 import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
+from tqdm import tqdm
 
 from variata.core import VAE
-from variata.evaluation.bound import standard_error
+from variata.data.module import ImageDataModule
+from variata.errors import Diverged
+from variata.evaluation.bound import passes, standard_error
+from variata.evaluation.findings import Evaluation, Findings
+from variata.evaluation.noise import noise, stream
+from variata.metrics import LOW_ESS
+
+MOST = 1_000_000  # samples per image
 
 
 class Estimate(NamedTuple):
@@ -82,3 +91,76 @@ class MeanNLL(Metric):
             "nll_ess_5": ess.quantile(0.05),
             "images": self.images,
         }
+
+
+class NLL(Evaluation):
+    """The importance-weighted negative log-likelihood of the test images, `test/nll`, and bits per dimension.
+
+    Each batch has noise of its own, so the figures are a function of model, data and K alone, on any number of devices.
+
+    Args:
+        samples: K per image.
+        rows: Images times samples decoded at once.
+    """
+
+    shared = True
+
+    def __init__(self, samples: int = 100, rows: int = 2000) -> None:
+        if not 1 <= samples <= MOST or rows < 1:
+            raise ValueError(
+                f"samples is a number from 1 to {MOST:,} and rows one from 1, got {samples:,} and {rows:,}."
+            )
+        self.samples, self.rows = samples, rows
+
+    def __str__(self) -> str:
+        return f"NLL with {self.samples:,} samples per image"
+
+    def __call__(self, vae: VAE, data: ImageDataModule) -> Findings:
+        """Of no batch, where `trainer.limit_test_batches=0` leaves none, nothing is found.
+
+        Raises:
+            Diverged: It is not finite.
+        """
+        batches, (rank, devices), mean = data.test_dataloader(), data.place, MeanNLL().to(vae.device)
+        for turn, batch in enumerate(tqdm(batches, "NLL", leave=False, disable=None if rank == 0 else True)):
+            if len(batch):  # else only other devices have some left
+                with noise(stream(data.eval_seed, 1 + turn * devices + rank)):
+                    x = data.prepare(batch.to(vae.device), "test")
+                    vae(x, passes(len(vae.rungs)))  # the test's ELBO draws first from the noise of a batch
+                    mean.update(importance_weighted(vae, x, self.samples, self.rows))
+        return (
+            self._findings({name: float(value) for name, value in mean.compute().items()}, data)
+            if len(batches)
+            else Findings()
+        )
+
+    def _findings(self, found: Mapping[str, float], data: ImageDataModule) -> Findings:
+        if not all(map(math.isfinite, found.values())):
+            raise Diverged(f"The NLL is not finite: {dict(found)}. A smaller optimizer.lr usually helps.")
+        figures: dict[str, float] = {f"test/{name}": round(value, 6) for name, value in found.items()}
+        figures |= {"test/images": int(found["images"]), "test/nll_samples": self.samples}
+        figures["test/bits_per_dim"] = round(bits_per_dim(figures["test/nll"], math.prod(data.shape), data.kind), 6)
+        return Findings(figures, rows(figures))
+
+
+def bits_per_dim(nll: float, pixels: int, kind: str) -> float:
+    """NLL / (pixels ln 2); for 8-bit data, whose values are scaled to [0, 1), 8 bits more."""
+    return nll / (pixels * math.log(2)) + (8 if kind == "8-bit" else 0)
+
+
+def rows(figures: Mapping[str, float]) -> dict[str, str]:
+    """The figures in words."""
+    return {
+        "test NLL": f"at most {figures['test/nll']:.2f} ± {figures['test/nll_stderr']:.2f} nats per image "
+        f"({figures['test/nll_samples']:,} samples, {figures['test/images']:,} images)",
+        "effective samples": effective(figures),
+        "bits per dim": f"at most {figures['test/bits_per_dim']:.4f}",
+    }
+
+
+def effective(figures: Mapping[str, float]) -> str:
+    """How many samples the NLL rests on, and what to do where they are few."""
+    median, low = figures["test/nll_ess"], figures["test/nll_ess_5"]
+    words = f"{median:.1f} of {figures['test/nll_samples']:,} in the median image, {low:.2f} or fewer in 5%"
+    few = "; so few that the NLL is well above the true one: raise evaluate.nll.samples" if median < LOW_ESS else ""
+    return words + few

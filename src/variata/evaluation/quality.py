@@ -6,9 +6,9 @@ binary, that is smoother than the images it is compared with. Shapes: N images, 
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,12 +21,17 @@ from tqdm import tqdm
 from variata.core import VAE
 from variata.data.module import ImageDataModule
 from variata.errors import ConfigError
+from variata.evaluation.findings import PICTURES, Evaluation, Findings
 from variata.evaluation.inception import inception
-from variata.evaluation.pictures import noise
+from variata.evaluation.noise import noise
 from variata.evaluation.samplers import MixtureSampler, PriorSampler, Sampler, training_codes
-from variata.messages import say
+from variata.messages import did_you_mean, say
 
 Figures = dict[str, Any]
+Split = Literal["train", "val", "test"]
+
+SAMPLERS = ("prior", "gmm")
+HOTTEST, SEEDS = 100, 2**32
 
 SUBSETS, SUBSET = 100, 1000  # of KID: how many, and of how many images each (Bińkowski et al. 2018, arXiv:1801.01401)
 BETAS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # of the scales of MS-SSIM (Wang et al. 2003)
@@ -34,32 +39,74 @@ WINDOW = 11  # of SSIM, pixels
 ALONE: dict[str, Any] = {"sync_on_compute": False}  # of several devices the first one judges
 
 
-def measure(
-    vae: VAE,
-    data: ImageDataModule,
-    root: Path,
-    samplers: tuple[str, ...] = ("prior", "gmm"),
-    temperature: float = 1.0,
-    split: str = "test",
-    images: int = 10_000,
-    seed: int = 0,
-) -> Figures:
+class Quality(Evaluation):
     """`image_quality` with Inception where its weights can be had, and how it was taken.
 
     Args:
-        root: Where the weights are looked for beside torch.hub's folder.
-        samplers: Of "prior" and "gmm".
-        temperature: Of the samples.
+        images: Real images, and pictures of each set, at most.
+        split: Of the real images.
+        samplers: Of "prior" and "gmm", a mixture of Gaussians fitted to codes.
+        temperature: Of the samples: a factor of the standard deviations of the prior or of a mixture's components.
+        seed: Of everything drawn.
+        root: Where Inception's weights are looked for beside torch.hub's folder; VARIATA_DATA, else data.
     """
-    extractor, protocol = inception(root)
-    chosen: dict[str, Sampler] = {}
-    with noise(seed):
-        if extractor is not None and "prior" in samplers:
-            chosen["samples"] = PriorSampler(vae, temperature)
-        if extractor is not None and "gmm" in samplers:
-            chosen["samples_gmm"] = MixtureSampler(training_codes(vae, data), temperature=temperature, seed=seed)
-        figures = image_quality(vae, data, chosen, extractor, split, images, temperature)
-    return {**figures, **protocol, "quality/temperature": temperature, "quality/seed": seed}
+
+    accepts = PICTURES
+
+    def __init__(
+        self,
+        images: int = 10_000,
+        split: Split = "test",
+        samplers: Sequence[str] = SAMPLERS,
+        temperature: float = 1.0,
+        seed: int = 0,
+        root: str | None = None,
+    ) -> None:
+        if images < 2 or not 0 <= temperature <= HOTTEST or not 0 <= seed < SEEDS:
+            raise ValueError(
+                f"images is at least 2, temperature a number from 0 to {HOTTEST} and seed one from 0 to 2^32 - 1, got "
+                f"{images}, {temperature} and {seed}."
+            )
+        if unknown := [name for name in samplers if name not in SAMPLERS]:
+            raise ValueError(f"There is no sampler {unknown[0]}. {did_you_mean(unknown[0], SAMPLERS)}")
+        self.images, self.split, self.samplers, self.temperature, self.seed = images, split, samplers, temperature, seed
+        self.root = Path(root or os.environ.get("VARIATA_DATA", "data"))
+
+    def __str__(self) -> str:
+        return f"quality of {self.images:,} pictures"
+
+    def __call__(self, vae: VAE, data: ImageDataModule) -> Findings:
+        """Says on stderr why there is no FID, where there is none."""
+        extractor, protocol = inception(self.root)
+        with noise(self.seed):
+            chosen = self._samplers(vae, data) if extractor is not None else {}
+            figures = image_quality(vae, data, chosen, extractor, self.split, self.images, self.temperature)
+        if (name := protocol["quality/extractor"]).startswith("none: "):
+            say(name.removeprefix("none: "))
+        figures |= {**protocol, "quality/temperature": self.temperature, "quality/seed": self.seed}
+        return Findings(figures, rows(figures))
+
+    def _samplers(self, vae: VAE, data: ImageDataModule) -> dict[str, Sampler]:
+        chosen: dict[str, Sampler] = {}
+        if "prior" in self.samplers:
+            chosen["samples"] = PriorSampler(vae, self.temperature)
+        if "gmm" in self.samplers:
+            codes = training_codes(vae, data)
+            chosen["samples_gmm"] = MixtureSampler(codes, temperature=self.temperature, seed=self.seed)
+        return chosen
+
+
+def rows(figures: Figures) -> dict[str, str]:
+    """The figures in words."""
+    said = {"pictures": f"{figures['quality/images']:,} of the {figures['quality/split']} split"}
+    for name in ("reconstructions", "samples", "samples_gmm"):
+        if f"quality/fid_{name}" in figures:
+            fid, kid, std = (figures[f"quality/{figure}_{name}"] for figure in ("fid", "kid", "kid_std"))
+            said[name] = f"FID {fid:.2f}, KID {kid:.4f} ± {std:.4f}"
+    said["PSNR"] = f"{figures['quality/psnr']:.2f} dB"
+    if "quality/ms_ssim" in figures:
+        said["MS-SSIM"] = f"{figures['quality/ms_ssim']:.4f} ({figures['quality/ms_ssim_scales']} scales)"
+    return said
 
 
 @torch.no_grad()
@@ -81,7 +128,7 @@ def image_quality(
         extractor: uint8 [N, 3, H, W] -> features [N, F]; without one there is neither FID nor KID.
         split: Of the real images.
         images: Real images, evenly spread over the split; all where it has fewer.
-        temperature: Of the rungs below the samplers'.
+        temperature: Of the rungs below those a sampler answers for.
     """
     real, reconstructed = reconstructions(vae, data, split, images)
     figures: Figures = {
@@ -117,7 +164,7 @@ def reconstructions(vae: VAE, data: ImageDataModule, split: str, images: int) ->
 def samples(vae: VAE, sampler: Sampler, n: int, batch: int, temperature: float = 1.0) -> Tensor:
     """n pictures of a sampler's z, `batch` at a time, uint8 [n, C, H, W]; the rungs below are at the temperature."""
     drawn = (sampler(min(batch, n - done)) for done in range(0, n, batch))
-    return torch.cat([as_bytes(vae.decode(z, temperature=temperature).mean) for z in drawn])
+    return torch.cat([as_bytes(vae.decode(*z, temperature=temperature).mean) for z in drawn])
 
 
 def as_bytes(x: Tensor) -> Tensor:
@@ -191,18 +238,7 @@ def distances(real: Tensor, shown: Tensor) -> dict[str, float]:
     return {"fid": fid.compute().item(), "kid": mean.item(), "kid_std": std.item()}
 
 
-def judge(
-    vae: VAE, data: ImageDataModule, config: dict[str, Any], root: str | None = None, **options: Any
-) -> dict[str, Any]:
-    """`metrics.quality.measure`, the weights looked for where the data is; says on stderr why there is no FID."""
-    root = root or config["data"].get("root") or os.environ.get("VARIATA_DATA", "data")
-    figures = measure(vae, data, Path(root), **options)
-    if (extractor := figures["quality/extractor"]).startswith("none: "):
-        say(extractor.removeprefix("none: "))
-    return figures
-
-
 def require_pictures(data: ImageDataModule) -> None:
     """Refuse data that cannot be looked at."""
-    if data.kind == "real":
+    if data.kind not in PICTURES:
         raise ConfigError(f"Only values in [0, 1] can be shown and judged as pictures; {data.protocol} is real-valued.")

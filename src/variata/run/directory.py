@@ -21,21 +21,20 @@ from omegaconf.errors import OmegaConfBaseException
 
 from variata import __version__, atomic
 from variata.config.plain import Config, unresolved
+from variata.config.renamed import renamed
 from variata.errors import RunError
 from variata.run.secrets import public, public_words
 
 STATUSES = ("finished", "pruned", "failed", "interrupted")
 BUSY = 75  # exit code of a process that found another at its job
 CACHE = "~/.cache/variata"  # of packed images, where VARIATA_CACHE names none
-LOW_ESS = 10  # median effective sample size of an NLL, below which it is marked: few samples have all the weight
-
 
 FILES = (
     *("config.yaml", "overrides.txt", "metrics.csv", "results.json", "train.log"),
     *("checkpoints/last.ckpt", "checkpoints/best.ckpt", "wandb/identity.json"),
 )
 FOLDERS = ("checkpoints", "images", "wandb")
-WRITTEN = (*FOLDERS, *FILES, ".lock", ".lock.0", ".stop", "output.log", "quality.json", "attributes.json")
+WRITTEN = (*FOLDERS, *FILES, ".lock", ".lock.0", ".stop", "output.log", "attributes.json")
 
 
 def require_whole(run: Path) -> None:
@@ -99,7 +98,7 @@ def read_config(run: Path) -> Config:
             f"{path} holds {found[:80]}, which would be something else once resolved. What a run writes is resolved: "
             "write the value in its place, if you trust the file."
         )
-    return config
+    return renamed(config)
 
 
 def at_home(node: Any, root: str | None = None, cache: str | None = None) -> Any:
@@ -189,19 +188,6 @@ def best_validation(rows: list[dict[str, str]]) -> dict[str, float]:
         return {}
     best = max(validations, key=lambda row: float(row["val/elbo"]))
     return {name: float(best[name]) for name in ("val/elbo", "val/rate", "val/distortion")}
-
-
-def test_results(metrics: dict[str, float], samples: int, pixels: int, kind: str) -> dict[str, Any]:
-    """Figures of the test set by their fixed names.
-
-    bits/dim = NLL / (pixels ln 2); for 8-bit data, whose values are scaled to [0, 1), 8 bits more.
-    """
-    bound, nll = ("elbo", "elbo_stderr", "rate", "distortion", "active_units"), ("nll_stderr", "nll_ess", "nll_ess_5")
-    names = (*bound, "nll", *nll, "images")
-    results: dict[str, Any] = {f"test/{name}": round(metrics[f"test/{name}"], 6) for name in names}
-    results |= {name: int(results[name]) for name in ("test/active_units", "test/images")}
-    bits = results["test/nll"] / (pixels * math.log(2)) + (8 if kind == "8-bit" else 0)
-    return {**results, "test/nll_samples": samples, "test/bits_per_dim": round(bits, 6)}
 
 
 @dataclass(frozen=True)

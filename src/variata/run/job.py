@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from variata.config.plain import Config, plain
+from variata.config.renamed import said
 from variata.errors import ConfigError, RunError
 from variata.run import directory, secrets
 
@@ -109,6 +110,8 @@ def resumed(run: Path, overrides: list[str]) -> Config:
     OmegaConf.set_struct(config, True)
     for override in overrides:
         name = override.partition("=")[0]
+        if known := said(name):
+            raise ConfigError(known)
         fixed = name.split(".")[0] in ("data", "model", "posterior", "prior", "likelihood") and name not in PLACES
         fixed = fixed and not secrets.secret(name)  # which config.yaml does not keep
         if fixed or isinstance(OmegaConf.select(config, name), DictConfig):

@@ -1,6 +1,6 @@
 """One command at a time is at a run. What a process holds is free when it ends, however that happens."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,19 +15,22 @@ PREDECESSOR = 60.0  # seconds it may take to end, when it was killed and its run
 
 
 @contextmanager
-def alone(folder: Path, patience: float = 0.0, name: str = COMMAND) -> Iterator[None]:
+def alone(
+    folder: Path, patience: float = 0.0, name: str = COMMAND, written: Iterable[str] = directory.WRITTEN
+) -> Iterator[None]:
     """Nobody else is at this run meanwhile. The file of the lock stays, empty.
 
     Args:
         folder: The run directory; made where there is none.
         patience: Seconds to wait for another process to end.
         name: Of the lock.
+        written: What the command writes there.
 
     Raises:
         Busy: One is there.
         RunError: What would be written leads out of the folder, see `directory.require_own`.
     """
-    directory.require_own(folder)
+    directory.require_own(folder, written)
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / name)
     try:

@@ -1,5 +1,6 @@
 """What a run says about itself: the plan at its start, the results at its end."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,16 @@ from torch import nn
 
 from variata.core import VAE, judging
 from variata.data.module import ImageDataModule
-from variata.run import directory
+from variata.evaluation.findings import Evaluation
+from variata.evaluation.findings import Table as Words
 from variata.training.module import total_updates
 
 MIB = 2**20
 
 
-def plan(folder: Path, data: ImageDataModule, vae: VAE, trainer: pl.Trainer, config: dict[str, Any]) -> None:
+def plan(
+    folder: Path, data: ImageDataModule, vae: VAE, trainer: pl.Trainer, seed: int, evaluations: Mapping[str, Evaluation]
+) -> None:
     """Print what is about to happen."""
     sizes = " / ".join(f"{len(data.images[split]):,}" for split in ("train", "val", "test"))
     parts: dict[str, Any] = {
@@ -36,69 +40,57 @@ def plan(folder: Path, data: ImageDataModule, vae: VAE, trainer: pl.Trainer, con
         "images": f"{sizes} (train / val / test) of {list(data.shape)}, {stored / MIB:.0f} MiB",
         "model": f"{parameters(vae):,} parameters ({counts}), latent {latents}",
         "memory": f"{16 * parameters(vae) / MIB:.0f} MiB for weights, gradients and optimizer, beside activations",
-        "training": f"{total:,} updates of {data.batch_size} images, {updates:,} per epoch, seed {config['seed']}",
+        "training": f"{total:,} updates of {data.batch_size} images, {updates:,} per epoch, seed {seed}",
         "device": f"{trainer.world_size} x {trainer.strategy.root_device.type}, precision {trainer.precision}",
-        "test": f"NLL with {config['evaluate']['samples']:,} samples per image",
+        "test": ", ".join(["ELBO", *map(str, evaluations.values())]),
     }
     show("plan", rows, [folder])
 
 
-def results_table(folder: Path, results: dict[str, Any]) -> None:
-    """Print how the run ended, its figures, and where its pictures are."""
+def results_table(folder: Path, results: dict[str, Any], said: Mapping[str, str], tables: Sequence[Words] = ()) -> None:
+    """Print how the run ended, its figures, and where its pictures are.
+
+    Args:
+        said: By evaluations, by heading.
+        tables: Theirs.
+    """
     rows = {"status": results["status"]}
-    if "test/nll" in results:
+    if "test/elbo" in results:
         rows |= {
-            "test NLL": f"at most {results['test/nll']:.2f} ± {results['test/nll_stderr']:.2f} nats per image "
-            f"({results['test/nll_samples']:,} samples, {results['test/images']:,} images)",
-            "effective samples": effective(results),
             "test ELBO": f"{results['test/elbo']:.2f} ± {results['test/elbo_stderr']:.2f} = -(rate "
             f"{results['test/rate']:.2f} + distortion {results['test/distortion']:.2f})",
-            "bits per dim": f"at most {results['test/bits_per_dim']:.4f}",
             "active units": str(results["test/active_units"]),
         }
-    if "quality/psnr" in results:
-        rows |= quality_rows(results)
-    rows["training"] = (
+    trained = (
         f"{results['train/steps']:,} updates in {results['train/seconds']:.0f} s, "
         f"{results['train/images_per_second']:,.0f} images/s"
     )
-    show("results", rows, [folder, *sorted((folder / "images").glob("*.png"))])
+    pictures = [folder, *sorted((folder / "images").glob("*.png"))]
+    show("results", {**rows, **said, "training": trained}, pictures, tables)
 
 
-def effective(results: dict[str, Any]) -> str:
-    """How many samples the NLL rests on, and what to do where they are few."""
-    median, low = results["test/nll_ess"], results["test/nll_ess_5"]
-    words = f"{median:.1f} of {results['test/nll_samples']:,} in the median image, {low:.2f} or fewer in 5%"
-    few = (
-        "; so few that the NLL is well above the true one: raise evaluate.samples" if median < directory.LOW_ESS else ""
-    )
-    return words + few
-
-
-def quality_rows(results: dict[str, Any]) -> dict[str, str]:
-    """Figures of pictures in words."""
-    rows = {"pictures": f"{results['quality/images']:,} of the {results['quality/split']} split"}
-    for name in ("reconstructions", "samples", "samples_gmm"):
-        if f"quality/fid_{name}" in results:
-            fid, kid, std = (results[f"quality/{figure}_{name}"] for figure in ("fid", "kid", "kid_std"))
-            rows[name] = f"FID {fid:.2f}, KID {kid:.4f} ± {std:.4f}"
-    rows["PSNR"] = f"{results['quality/psnr']:.2f} dB"
-    if "quality/ms_ssim" in results:
-        rows["MS-SSIM"] = f"{results['quality/ms_ssim']:.4f} ({results['quality/ms_ssim_scales']} scales)"
-    return rows
-
-
-def show(title: str, rows: dict[str, str], paths: list[Path]) -> None:
-    """A table of names and values, and below it paths, each on a line of its own to be copied whole."""
-    table = Table(title=title, show_header=False, title_justify="left")
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in rows.items():
-        table.add_row(name, value)
+def show(title: str, rows: Mapping[str, str], paths: Sequence[Path], tables: Sequence[Words] = ()) -> None:
+    """Names and values, then tables, then paths, each on a line of its own to be copied whole."""
     console = Console()
-    console.print(table)
+    if rows:
+        table = Table(title=title, show_header=False, title_justify="left")
+        table.add_column(no_wrap=True)
+        table.add_column(overflow="fold")
+        for name, value in rows.items():
+            table.add_row(name, value)
+        console.print(table)
+    for words in tables:
+        console.print(drawn(words))
     for path in paths:
         console.print(str(path), soft_wrap=True, highlight=False)
+
+
+def drawn(words: Words) -> Table:
+    """A table of an evaluation's, for the terminal."""
+    table = Table(*words.headings, title=words.title, caption=words.caption or None, title_justify="left")
+    for row in words.rows:
+        table.add_row(*row)
+    return table
 
 
 def parameters(module: nn.Module) -> int:

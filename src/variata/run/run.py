@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -19,9 +19,9 @@ from variata.config.targets import build, constructing
 from variata.core import VAE, Decoder
 from variata.data.module import ImageDataModule
 from variata.errors import ConfigError, Diverged, Interrupted, UserError
-from variata.evaluation.quality import judge, require_pictures
+from variata.evaluation.findings import Evaluation, Findings, Table
 from variata.likelihoods import Likelihood
-from variata.run import directory, loading, secrets
+from variata.run import directory, judge, loading, secrets
 from variata.run.csv import CSV
 from variata.run.job import Job
 from variata.run.ranks import ranks
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("variata")
 
+BOUND = tuple(f"test/{name}" for name in ("elbo", "elbo_stderr", "rate", "distortion"))
 REMEDY = {"binary": "bernoulli", "8-bit": "gaussian or likelihood=discretized_logistic", "real": "gaussian"}
 
 
@@ -56,6 +57,8 @@ class Run:
                 remembered(folder / IDENTITY)
         torch.compiler.reset()  # jobs of a multirun may share the process
         pl.seed_everything(config["seed"], verbose=False)
+        self.evaluations = judge.built(config["evaluate"])
+        self.said, self.tables = dict[str, str](), list[Table]()  # of what they found, at the end
         self.data = loading.data_of(config)
         self.training, self.vae = assemble(config, self.data)
         ours = (*OURS["trainer"], "gradient_clip_val")
@@ -89,6 +92,8 @@ class Run:
         self.data.setup()
         for pictures in self.pictures:
             pictures.require(self.data)
+        for evaluation in self.evaluations.values():
+            evaluation.require(self.data)
         per_call = config["updates_per_call"] if self.trainer.world_size == 1 else 1
         self.data.updates_per_call = min(per_call, self.data.updates_per_epoch)
         require_batches(config["trainer"], self.data)
@@ -108,7 +113,7 @@ class Run:
         self.trainer.loggers = [self.csv, *self._logger()]
         directory.write_config(self.folder, {**self.config, "resume": None}, self.job.overrides)
         (self.folder / "results.json").unlink(missing_ok=True)  # of training that ended earlier than this will
-        plan(self.folder, self.data, self.vae, self.trainer, self.config)
+        plan(self.folder, self.data, self.vae, self.trainer, self.config["seed"], self.evaluations)
 
     def _logger(self) -> list[Logger]:
         if not self.config["logger"]:
@@ -130,24 +135,44 @@ class Run:
             self.results["status"] = "pruned"
             return
         self.training.eval()  # the pictures too are of the weights as they are saved
-        if self.config["trainer"]["limit_test_batches"]:
-            self._judge()
-        if self.config["evaluate"].get("quality") and self.trainer.is_global_zero:
-            vae = self.vae.to(self.trainer.strategy.root_device)
-            self.results |= judge(vae, self.data, self.config)
+        figures = self._test() if self.config["trainer"]["limit_test_batches"] else {}
+        self._evaluate(figures)
         for pictures in self.pictures:
             pictures.draw(self.trainer, self.training)
         self.results["status"] = "finished"
 
-    def _judge(self) -> None:
+    def _test(self) -> dict[str, float]:
+        """The bound of the test images and what it is made of."""
         with self._stopping_together():
             self.trainer.test(self.training, datamodule=self.data, verbose=False)
-        metrics = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
-        if not all(map(math.isfinite, metrics.values())):
-            raise Diverged(f"The model's figures are not finite: {metrics}. A smaller optimizer.lr usually helps.")
-        self.results |= directory.test_results(
-            metrics, self.config["evaluate"]["samples"], math.prod(self.data.shape), self.data.kind
-        )
+        figures = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
+        if not all(map(math.isfinite, figures.values())):
+            raise Diverged(f"The model's figures are not finite: {figures}. A smaller optimizer.lr usually helps.")
+        self.results |= {name: round(figures[name], 6) for name in BOUND}
+        self.results |= {name: int(figures[name]) for name in ("test/active_units", "test/images")}
+        return figures
+
+    def _evaluate(self, figures: dict[str, float]) -> None:
+        """What is asked of the model after its test; figures of the test are one row of the loggers'."""
+        self.vae.to(self.trainer.strategy.root_device)
+        shared = {name: each for name, each in self.evaluations.items() if each.shared}
+        for each in shared.values():
+            figures = {**figures, **numbers(self._judge(each).figures)}
+        if figures:
+            self.training.record(figures)
+        for name, each in self.evaluations.items():
+            if name not in shared and self.trainer.is_global_zero:
+                self._judge(each)
+        self.vae.cpu()
+
+    def _judge(self, evaluation: Evaluation) -> Findings:
+        findings = judge.found(evaluation, self.vae, self.data)
+        if self.trainer.is_global_zero:
+            self.results = judge.merged(self.results, judge.results(evaluation, findings))
+            self.said |= findings.said(evaluation.metrics)
+            self.tables += findings.tables
+            findings.write(self.folder, self.folder / "images")
+        return findings
 
     @contextmanager
     def reported(self) -> Iterator[None]:
@@ -206,8 +231,13 @@ class Run:
         finally:
             for logger in self.trainer.loggers:
                 if isinstance(logger, WandbLogger):
-                    finish(logger.experiment, self.results)
-        results_table(self.folder, self.results)
+                    finish(logger.experiment, {k: v for k, v in self.results.items() if k != "metrics"})
+        results_table(self.folder, self.results, self.said, self.tables)
+
+
+def numbers(figures: Mapping[str, Any]) -> dict[str, float]:
+    """Those that are numbers."""
+    return {name: float(value) for name, value in figures.items() if isinstance(value, int | float)}
 
 
 def pruning(trial: dict[str, Any] | None) -> "Pruning | None":
@@ -254,7 +284,7 @@ def share_limits(trainer: pl.Trainer, data: ImageDataModule) -> None:
         trainer.limit_train_batches = limit // data.updates_per_call
     for split in ("val", "test"):
         limit = getattr(trainer, f"limit_{split}_batches")
-        data.limits[split] = limit if isinstance(limit, int) else int(limit * data.batches(split))
+        data.limits[split] = judge.batches(limit, data, split)
         setattr(trainer, f"limit_{split}_batches", 1.0 if limit else 0)
 
 
@@ -270,14 +300,10 @@ def assemble(config: Config, data: ImageDataModule) -> tuple[Training, VAE]:
             f"which {data.protocol} is; it accepts {', '.join(sorted(vae.likelihood.accepts))} data. "
             f"Use likelihood={REMEDY[data.kind]}{', or another data.binarize' if 'binarize' in config['data'] else ''}."
         )
-    if config["evaluate"].get("quality"):
-        require_pictures(data)
     trainer = config["trainer"]
     training = Training(
         vae,
         **parts,
-        samples=config["evaluate"]["samples"],
-        rows=config["evaluate"]["rows"],
         log_every=config["log_every"],
         gradient_clip_val=trainer["gradient_clip_val"],
         on_nan=trainer["on_nan"],

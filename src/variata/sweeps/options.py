@@ -7,14 +7,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from variata.errors import ConfigError
+from variata.metrics import OBJECTIVES
 
 SAMPLERS, PRUNERS = ("tpe", "cmaes", "random", "grid"), ("median", "hyperband")
-OBJECTIVES = (
-    *("val/elbo", "val/rate", "val/distortion", "test/elbo", "test/nll", "test/bits_per_dim", "test/rate"),
-    *("test/distortion", "test/active_units", "train/seconds", "train/images_per_second"),
-)
 SEEDS = 2**31  # a resumed search adds its trials to the seed, and NumPy's generators end at 2^32
-MAXIMISED = ("elbo", "active_units", "images_per_second")  # all else is better when less
 
 
 @dataclass(frozen=True)
@@ -65,7 +61,7 @@ class Options:
 
 def direction(objective: str) -> Literal["maximize", "minimize"]:
     """Whether to maximize or to minimize a figure."""
-    return "maximize" if objective.endswith(MAXIMISED) else "minimize"
+    return "maximize" if OBJECTIVES[objective].up else "minimize"
 
 
 def options(config: DictConfig) -> Options:

@@ -199,8 +199,8 @@ def again(
 def compared(folder: Path, objectives: list[str]) -> "Comparison":
     """All runs of the sweep, ranked by its one objective where that is a figure of reports."""
     from variata.compare.comparison import compare
-    from variata.compare.metrics import METRICS
     from variata.compare.read import read_below
+    from variata.metrics import METRICS
 
     by = objectives[0] if len(objectives) == 1 and objectives[0] in METRICS else None
     return compare(read_below([folder]), [], by)

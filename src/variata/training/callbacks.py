@@ -19,12 +19,12 @@ from torch.optim.swa_utils import AveragedModel
 from variata.core import VAE
 from variata.data.module import ImageDataModule
 from variata.errors import Interrupted
-from variata.evaluation.attributes import column, labelled_codes, mean_difference
-from variata.evaluation.pictures import edits, grid, headed, interpolation, noise, pairs, save, traversal
+from variata.evaluation.attributes import STRENGTHS, column, labelled_codes, mean_difference
+from variata.evaluation.noise import noise
+from variata.evaluation.pictures import edits, grid, headed, interpolation, pairs, save, traversal
 from variata.training.module import Training
 
 ROWS = 8  # of a picture of interpolations or edits
-STRENGTHS = [-2.0, -1.0, 0.0, 1.0, 2.0, 3.0]  # of an attribute's vector
 MOST = 1024  # pictures in one grid
 CODES = 2000  # training images an attribute's vector is computed from during training
 
@@ -259,7 +259,7 @@ class Pictures(Callback):
     Args:
         every: Validations between two sets of pictures; the last is always drawn.
         images: Pictures in the grids of reconstructions and samples.
-        dimensions: Latent dimensions traversed, those that carry most (`variata.evaluation.pictures.traversal`).
+        dimensions: Latent dimensions traversed, of all rungs those that carry most (`evaluation.pictures.traversal`).
         attributes: Names of those applied to validation images, of data that has any.
     """
 
@@ -301,6 +301,7 @@ class Pictures(Callback):
         drawn = {"traversal": (_rows(along.images), along.caption)}
         if len(x) > 1:
             between = interpolation(vae, x[: 2 * ROWS])
+            vae.encode(x[: 2 * ROWS])  # earlier versions drew here: the noise of what follows is still theirs
             drawn["interpolation"] = _rows(between), "codes on the straight line between two images'"
         if self.attributes:
             codes, values = labelled_codes(vae, data, CODES)

@@ -5,7 +5,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,7 +19,7 @@ from variata.core import VAE, judging
 from variata.data.module import ImageDataModule
 from variata.errors import Diverged
 from variata.evaluation.bound import Bound
-from variata.evaluation.nll import MeanNLL, importance_weighted
+from variata.evaluation.noise import stream
 from variata.objectives import Objective, Terms
 from variata.schedules import Progress, Schedule
 from variata.training import checkpoints
@@ -42,8 +42,6 @@ class Training(pl.LightningModule):
         beta: Weight of the KL.
         optimizer: `parameters -> Optimizer`.
         scheduler: Factor of the learning rate.
-        samples: K of the test NLL.
-        rows: Images times samples decoded at once when testing.
         log_every: Updates between two records of training.
         gradient_clip_val: Bound on the gradient's norm.
         on_nan: "stop", or "skip" the update, when the loss is NaN or infinite.
@@ -58,8 +56,6 @@ class Training(pl.LightningModule):
         beta: Schedule,
         optimizer: Callable[..., Optimizer],
         scheduler: Schedule,
-        samples: int = 100,
-        rows: int = 2000,
         log_every: int = 50,
         gradient_clip_val: float | None = None,
         on_nan: str = "stop",
@@ -69,7 +65,7 @@ class Training(pl.LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self.vae, self.objective, self.beta, self.scheduler = vae, objective, beta, scheduler
-        self.make_optimizer, self.samples, self.rows, self.log_every = optimizer, samples, rows, log_every
+        self.make_optimizer, self.log_every = optimizer, log_every
         self.gradient_clip_val, self.on_nan, self.config = gradient_clip_val, on_nan, config or {}
         self.compile_step = compile
         self.step, self.seconds = 0, 0.0
@@ -198,7 +194,7 @@ class Training(pl.LightningModule):
             trace = self.vae(x)
             for latent in trace.latents:
                 _ = latent.kl, latent.kl_per_dim  # torch finds the formula once; its search cannot be compiled
-        self.bound, self.nll = Bound([latent.z.shape[1:] for latent in trace.latents]), MeanNLL()
+        self.bound = Bound([latent.z.shape[1:] for latent in trace.latents])
 
     def on_train_start(self) -> None:
         data, trainer = self.data, self.trainer
@@ -233,7 +229,7 @@ class Training(pl.LightningModule):
             self.bound.update(self.vae(self.data.prepare(batch, "val"), self.bound.samples))
 
     def on_validation_epoch_end(self) -> None:
-        self._log_bound("val")
+        self.record(self._judged("val"))
         set_rng_state(self._training_rng)
         self._since += time.perf_counter() - self._paused
 
@@ -245,24 +241,28 @@ class Training(pl.LightningModule):
         x = self.data.prepare(batch, "test")
         with torch.autocast(self.device.type, enabled=False):  # figures to publish, whatever training computed with
             self.bound.update(self.vae(x, self.bound.samples))
-            self.nll.update(importance_weighted(self.vae, x, self.samples, self.rows))
 
     def on_test_epoch_end(self) -> None:
-        self._log_bound("test", {f"test/{name}": value for name, value in self.nll.compute().items()})
-        self.nll.reset()
+        self._judged("test")  # recorded with what evaluations find of the same images
 
     def _seed_batch(self, batch_idx: int) -> None:
         # the same noise each time, whichever device draws it: differences are the model's
         seed(self.data.eval_seed, 1 + batch_idx * self.trainer.world_size + self.trainer.global_rank)
 
-    def _log_bound(self, stage: str, more: Terms | None = None) -> None:
-        values = {f"{stage}/{name}": value for name, value in self.bound.compute().items()} | (more or {})
+    def _judged(self, stage: str) -> Terms:
+        values = {f"{stage}/{name}": value for name, value in self.bound.compute().items()}
         with self.bound.sync_context():  # over all devices, as compute() is
+            if stage == "test":
+                values["test/images"] = self.bound.images.clone()
             for rung, event in enumerate(self.bound.events):
                 if event.numel() <= DIMENSIONS and (kls := self.bound.kl(rung).flatten()).any():
                     values |= {f"{stage}/kl_dim/{rung}.{i}": kl for i, kl in enumerate(kls)}
         self.bound.reset()
         self.log_dict(values, logger=False)  # for callbacks that monitor; loggers get them by the update, not the call
+        return values
+
+    def record(self, values: Mapping[str, Tensor | float]) -> None:
+        """Hand figures of this update to the loggers."""
         for logger in self.trainer.loggers:
             logger.log_metrics({name: float(value) for name, value in values.items()}, step=self.step)
 
@@ -315,9 +315,9 @@ def has_compiler(device: torch.device) -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
-def seed(value: int, stream: int) -> None:
-    """Seed torch's generators for one of many streams of noise that belong to a seed; stream 0 is the seed itself."""
-    torch.manual_seed((value + 1_000_003 * stream) % 2**63)
+def seed(value: int, number: int) -> None:
+    """Seed torch's generators for one of many streams of noise that belong to a seed."""
+    torch.manual_seed(stream(value, number))
 
 
 def rng_state() -> dict[str, Tensor]:
