@@ -11,7 +11,7 @@ from typing import NamedTuple
 from variata.compare.comparison import Comparison
 from variata.compare.groups import Group
 from variata.compare.metrics import Metric
-from variata.compare.read import Run
+from variata.run.reader import Run
 
 KINDS = ("samples", "reconstructions", "traversal")
 GROUPS = 8  # whose pictures are shown
