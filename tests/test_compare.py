@@ -24,16 +24,18 @@ from conftest import ROOT
 from variata.commands import compare as command
 from variata.commands import ls
 from variata.compare import figures, keys, page, pictures, tables
-from variata.compare import read as read_module
 from variata.compare.comparison import compare
-from variata.compare.config import brief, flat, order, printable, text
 from variata.compare.groups import grouped
 from variata.compare.importance import importance
-from variata.compare.read import LOADER, QUIET, read, read_below, read_curve
 from variata.compare.statistics import pareto, ranks, summarise, welch
+from variata.config.plain import flat
+from variata.formatting import brief, order, printable, text
 from variata.metrics import LOW_ESS, METRICS
+from variata.run import reader
+from variata.run.directory import Loader
+from variata.run.reader import QUIET, read, read_below, read_curve
 
-CONFIG = yaml.load((ROOT / "tests" / "run.yaml").read_text(), LOADER)  # as a run writes it
+CONFIG = yaml.load((ROOT / "tests" / "run.yaml").read_text(), Loader)  # as a run writes it
 PROTOCOL = {"data/protocol": "digits", "test/images": 200, "test/nll_samples": 5}
 
 
@@ -437,7 +439,7 @@ def test_importance_finds_the_keys_that_matter(tmp_path):
 BREAKAGES = {
     "results cut short": ("results.json", b'{"test/nll": 1', "results.json is cut short"),
     "results empty": ("results.json", b"", "results.json is cut short"),
-    "results a list": ("results.json", b"[1]", "no status"),
+    "results a list": ("results.json", b"[1]", "does not say how the run ended"),
     "results beyond all figures": ("results.json", b'{"status": "finished", "test/nll": 1e300}', "is no figure"),
     "results with words": ("results.json", b'{"status": "finished", "test/nll": "low"}', "is no figure"),
     "metrics garbage": ("metrics.csv", bytes(range(256)), "metrics.csv"),
@@ -455,12 +457,12 @@ BREAKAGES = {
     ),
     "metrics with words": ("metrics.csv", b"step,val/elbo,val/rate,val/distortion\n1,a,1,1\n", "damaged at line 2"),
     "config garbage": ("config.yaml", os.urandom(300) + b"\xff", "config.yaml is no text"),
-    "config cut short": ("config.yaml", b"data: {_target_: 'a", "config.yaml is no YAML"),
-    "config deep": ("config.yaml", b"[" * 5000, "config.yaml is no YAML"),
+    "config cut short": ("config.yaml", b"data: {_target_: 'a", "config.yaml cannot be read"),
+    "config deep": ("config.yaml", b"[" * 5000, "config.yaml cannot be read"),
     "config nested": (
         "config.yaml",
         b"data: {_target_: a}\nmodel: {_target_: b}\nx: " + b"[" * 3000 + b"]" * 3000,
-        "config.yaml is",
+        "config.yaml cannot be read",
     ),
     "config foreign": ("config.yaml", b"wandb_version: 1\n", "not the configuration of a run"),
     "config with aliases": ("config.yaml", b"a: &a [1]\nb: [*a, *a]\n", "aliases"),
@@ -595,7 +597,7 @@ def test_a_page_shows_the_best_run_of_each_group_in_small_pictures(tmp_path):
     for column in columns:
         assert column.run.figure("test/nll") == min(run.figure("test/nll") for run in column.group.runs)
     assert len(columns[0].pictures["samples"]) < 500_000 and columns[1].pictures == {}
-    assert "2 more groups have pictures" in page.gallery(comparison)
+    assert "2 more groups have pictures" in page.page(comparison, "")
 
 
 def test_curves_are_thinned_and_framed_by_what_follows_the_start(tmp_path):
@@ -677,7 +679,7 @@ def test_an_nll_is_at_most_its_figure_and_marked_where_its_weights_are_few(tmp_p
 
 def test_ls_reads_the_curve_only_of_runs_whose_results_lack_the_best_of_it(tmp_path, monkeypatch, capsys):
     opened = []
-    monkeypatch.setattr(read_module, "read_curve", lambda path: opened.append(path.parent.name) or read_curve(path))
+    monkeypatch.setattr(reader, "read_curve", lambda path: opened.append(path.parent.name) or read_curve(path))
     make_run(tmp_path / "done", results={"val/elbo": -81.0})
     make_run(tmp_path / "running", status=None)
     make_run(tmp_path / "failed", status="failed")

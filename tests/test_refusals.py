@@ -15,7 +15,6 @@ from conftest import ROOT
 from variata.commands import attributes, evaluate, quality
 from variata.commands import pictures as toolbox
 from variata.commands.train import folder, require_single, run_dir
-from variata.compare.read import read_text
 from variata.config.compose import arranged
 from variata.config.explain import told
 from variata.config.schema import checked
@@ -316,7 +315,7 @@ def test_a_run_on_another_disk_is_gone_on_with(run, tmp_path):
 def test_a_pipe_is_not_waited_for_by_what_lists_runs(run):
     os.mkfifo(run / "results.json")
     with pytest.raises(RunError, match=r"results\.json is no file"):
-        read_text(run / "results.json")
+        directory.read_text(run / "results.json")
 
 
 @pytest.mark.parametrize("words", ["", "{", "[1]", "[" * 100_000])

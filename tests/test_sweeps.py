@@ -3,8 +3,10 @@
 import itertools
 import json
 import os
+import pickle
 import queue
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +25,8 @@ from conftest import ROOT, environment, train_command
 from variata.errors import ConfigError, Interrupted, RunError
 from variata.run.directory import Outcome, outcome
 from variata.run.job import Job
+from variata.run.study import storage
+from variata.statuses import Status
 from variata.sweeps import summary as ending
 from variata.sweeps.launchers import local
 from variata.sweeps.launchers.local import Local, shares
@@ -49,7 +53,7 @@ def a_job(folder: Path, overrides: list[str], number: int) -> Job:
 
 
 def finished(elbo: float, **more: float) -> Outcome:
-    return Outcome("finished", {"val/elbo": elbo, **more})
+    return Outcome(Status.FINISHED, {"val/elbo": elbo, **more})
 
 
 # --- where jobs come from ---------------------------------------------------------------------------------------------
@@ -101,7 +105,13 @@ def test_a_grid_of_optuna_has_every_point_once(tmp_path):
 
 def test_trials_end_as_their_jobs_did(tmp_path):
     source = search(tmp_path, {"x": "interval(0,1)"}, trials=5)
-    endings = [finished(-1.0), Outcome("pruned"), Outcome("failed"), finished(float("nan")), Outcome("pruned")]
+    endings = [
+        finished(-1.0),
+        Outcome(Status.PRUNED),
+        Outcome(Status.FAILED),
+        finished(float("nan")),
+        Outcome(Status.PRUNED),
+    ]
     for point, how in zip(source.points(), endings, strict=True):
         source.tell(point.number, how)
     assert [trial.state.name for trial in source.study.trials] == ["COMPLETE", "PRUNED", "FAIL", "FAIL", "PRUNED"]
@@ -126,7 +136,7 @@ def test_a_trial_that_ended_before_the_study_was_told_is_told_and_one_stopped_fr
     first = search(tmp_path, {"x": "interval(0,1)"}, trials=3)
     list(itertools.islice(first.points(), 3))
     write_outcome(tmp_path / "0", "finished", **{"val/elbo": -1.5})
-    first.tell(1, Outcome("interrupted"))
+    first.tell(1, Outcome(Status.INTERRUPTED))
     again = search(tmp_path, {"x": "interval(0,1)"}, trials=3)
     assert again.study.trials[0].value == -1.5
     assert [point.number for point in again.points()] == [1, 2]
@@ -148,22 +158,100 @@ def test_a_failure_the_study_was_not_told_of_counts_and_is_not_repeated(tmp_path
     assert again.study.trials[0].state.name == "FAIL" and [point.number for point in again.points()] == [1, 2]
 
 
-def test_a_study_that_is_gone_or_damaged_is_told(tmp_path):
+DAMAGED = (
+    *(b"x" * 300, b"x\nx\n", b"[]\n", b"{}\n", b"[" * 100_000 + b"\n{}\n"),
+    *(b'{"op_code": 77}\n', b"\0" * 9 + b"\n{}\n"),
+)
+
+
+@pytest.mark.parametrize("content", DAMAGED)
+def test_a_damaged_study_is_told(tmp_path, content):
     search(tmp_path, {"x": "interval(0,1)"})
-    (tmp_path / "study.db").write_bytes(b"x" * 300)
-    with pytest.raises(RunError, match=r"study.db cannot be used"):
+    (tmp_path / "study.journal").write_bytes(content)
+    with pytest.raises(RunError, match=r"study.journal cannot be used"):
         search(tmp_path, {"x": "interval(0,1)"})
-    (tmp_path / "study.db").unlink()
+    assert (tmp_path / "study.journal").read_bytes().startswith(content)
+
+
+def test_a_study_that_is_gone_or_of_an_earlier_version_is_told(tmp_path):
     (tmp_path / "0").mkdir()
-    with pytest.raises(RunError, match=r"study.db is gone"):
+    with pytest.raises(RunError, match=r"study.journal is gone"):
         search(tmp_path, {"x": "interval(0,1)"})
+    (tmp_path / "study.db").touch()
+    with pytest.raises(RunError, match=r"study.db is not read any more"):
+        search(tmp_path, {"x": "interval(0,1)"})
+    assert not (tmp_path / "study.journal").exists()
+
+
+def test_a_record_cut_short_is_done_without_and_takes_no_other_with_it(tmp_path):
+    first = search(tmp_path, {"x": "interval(0,1)"}, trials=4)
+    list(itertools.islice(first.points(), 2))
+    with (tmp_path / "study.journal").open("a") as file:
+        file.write('{"op_code":4,"worker_')  # as a full disk leaves it
+    for _ in range(2):
+        again = search(tmp_path, {"x": "interval(0,1)"}, trials=4)
+        assert [trial.number for trial in again.begun] == [0, 1] and again.left == 4
+    assert [point.number for point in again.points()] == [0, 1, 2, 3]
+    assert len(search(tmp_path, {"x": "interval(0,1)"}, trials=4).begun) == 4
+
+
+def test_a_resumed_evolution_knows_what_it_was_told(tmp_path):
+    """The distribution it draws from is that of one that was never interrupted."""
+    space = {"x": "interval(0.0,1.0)", "y": "interval(0.0,1.0)"}
+    (tmp_path / "one").mkdir()
+    one = search(tmp_path / "one", space, sampler="cmaes", trials=20)
+    for point in one.points():
+        one.tell(point.number, finished(sum(float(word.split("=")[1]) for word in point.overrides)))
+    shutil.copytree(tmp_path / "one", tmp_path / "other")
+    other = search(tmp_path / "other", space, sampler="cmaes", trials=21)
+    evolutions = []
+    for source in (one, other):
+        source.study.ask(source.distributions)
+        evolutions.append(source.study.sampler.evolution)
+    first, second = evolutions
+    assert first is not second and first.generation == second.generation > 1
+    assert (first.mean == second.mean).all() and (first._C == second._C).all() and first._sigma == second._sigma
+
+
+class Opened:
+    """Code in a pickle."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "cmaes", "random", "grid"])
+def test_a_journal_of_somebody_elses_runs_nothing(tmp_path, sampler):
+    """Optuna's CMA-ES keeps its state as a pickle among what is said of a trial."""
+    evil = pickle.dumps(Opened(tmp_path / "touched")).hex()
+    space = {"x": "range(0,9)", "y": "range(0,9)"}
+    source, name = (
+        search(tmp_path, space, sampler=sampler, trials=6),
+        optuna.samplers.CmaEsSampler()._attr_key_optimizer,
+    )
+    for point in itertools.islice(source.points(), 3):
+        trial = source.study.trials[point.number]
+        source.study._storage.set_trial_system_attr(trial._trial_id, f"{name}:0", evil)
+        source.tell(point.number, finished(0.0))
+    for point in search(tmp_path, space, sampler=sampler, trials=6).points():
+        assert point.number >= 3
+    assert not (tmp_path / "touched").exists()
+    if sampler == "cmaes":  # Optuna's own would have
+        trials = optuna.load_study(study_name="sweep", storage=storage(str(tmp_path / "study.journal")))
+        trials.sampler = optuna.samplers.CmaEsSampler()
+        with pytest.raises(AttributeError):
+            trials.ask({name: optuna.distributions.IntDistribution(0, 8) for name in ("x", "y")})
+        assert (tmp_path / "touched").exists()
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"status": "weird"}', '{"val/elbo": 1}', "{", "[" * 100_000])
 def test_a_damaged_results_file_is_no_outcome(tmp_path, text):
     (tmp_path / "results.json").write_text(text)
-    assert outcome(tmp_path) == Outcome("not begun")
-    assert Outcome("finished", {"val/elbo": "abc"}).values(["val/elbo"]) == []
+    assert outcome(tmp_path) == Outcome()
+    assert Outcome(Status.FINISHED, {"val/elbo": "abc"}).values(["val/elbo"]) == []
 
 
 @pytest.mark.parametrize("name", ["plain", "it's a=b", "a b,c", "back\\slash", "ends\\'", "[b]{c}"])
@@ -189,8 +277,8 @@ def test_the_best_are_those_optuna_names(objectives):
     for number in range(40):
         values = [rng.randint(0, 9) for _ in objectives]
         study.add_trial(optuna.trial.create_trial(values=values))
-        outcomes[number] = Outcome("finished", dict(zip(objectives, values, strict=True)))
-    outcomes[40] = Outcome("failed", dict.fromkeys(objectives, 0))
+        outcomes[number] = Outcome(Status.FINISHED, dict(zip(objectives, values, strict=True)))
+    outcomes[40] = Outcome(Status.FAILED, dict.fromkeys(objectives, 0))
     best = ending.best(outcomes, objectives)
     if len(objectives) == 1:
         assert outcomes[best[0]].results["val/elbo"] == study.best_value
@@ -398,7 +486,7 @@ def test_a_killed_search_is_resumed_and_every_trial_counts_once(tmp_path):
     assert not workers(folder)  # jobs end with the sweep they belong to
     done = command(tmp_path, "-m", f"sweep.resume={folder}", "jobs=2")
     assert done.returncode == 1 and "2 of 9 jobs failed: 2, 3. " in " ".join(done.stderr.split())
-    trials = optuna.load_study(study_name="sweep", storage=f"sqlite:///{folder / 'study.db'}").trials
+    trials = optuna.load_study(study_name="sweep", storage=storage(str(folder / "study.journal"))).trials
     assert len(trials) == 9 and len({trial.params["optimizer.lr"] for trial in trials}) == 9
     states = [trial.state.name for trial in trials]
     assert states[2:4] == ["FAIL", "FAIL"] and states.count("FAIL") == 2 and states[8] == "PRUNED"
@@ -424,7 +512,7 @@ def test_a_search_with_two_devices_per_job_is_one_job_each(train):
     )  # fmt: skip
     folder = tree(answer.outputs)
     assert answer.code == 0, answer.err
-    trials = optuna.load_study(study_name="sweep", storage=f"sqlite:///{folder / 'study.db'}").trials
+    trials = optuna.load_study(study_name="sweep", storage=storage(str(folder / "study.journal"))).trials
     assert [trial.state.name for trial in trials] == ["COMPLETE", "COMPLETE"]
     assert sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name != ".jobs") == ["0", "1"]
     for number in "01":

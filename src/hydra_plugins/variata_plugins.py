@@ -84,6 +84,9 @@ class SubmititSlurm(ProcessLauncher):
         self.together = min(20 * max(5, jobs or sys.maxsize), sys.maxsize)
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        from variata import extras
+
+        extras.require("submitit", "hydra/launcher=submitit_slurm")
         from variata.sweeps.launchers.slurm import Slurm
 
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)

@@ -14,10 +14,10 @@ from rich.table import Table
 
 from variata.compare import tables
 from variata.compare.comparison import Comparison, compare
-from variata.compare.read import read_below
 from variata.errors import ConfigError
 from variata.metrics import DEFAULT, METRICS
 from variata.run.guard import guarded
+from variata.run.reader import read_below
 
 LEAST = 20  # characters of a column that are not broken, where it has them
 PIPED = 1000  # columns, where the output is no terminal: lines stay whole

@@ -10,10 +10,10 @@ from rich import box
 from rich.table import Table
 
 from variata.commands.compare import console
-from variata.compare.config import brief, text, visible
-from variata.compare.read import QUIET, LeftOut, Run, read_below
+from variata.formatting import brief, text, visible
 from variata.metrics import LOOSE, METRICS
 from variata.run.guard import guarded
+from variata.run.reader import QUIET, LeftOut, Run, read_below
 
 STATUSES = ("finished", "failed", "interrupted", "pruned", "running", "killed")
 STYLES = {"failed": "red", "killed": "red", "interrupted": "yellow", "pruned": "yellow", "running": "cyan"}

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from variata.compare.groups import Group
 from variata.compare.keys import value
-from variata.compare.read import Run
 from variata.compare.statistics import summarise, welch
 from variata.metrics import Metric
+from variata.run.reader import Run
 
 FEWEST = 2  # pairs of runs that say how the difference varies
 

@@ -5,14 +5,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from variata.compare.behind import Behind, behind
-from variata.compare.config import printable, text
 from variata.compare.groups import LISTED, Group, grouped, ranked
 from variata.compare.importance import Importance, importance
 from variata.compare.keys import column, differing, leading, spoken
 from variata.compare.metrics import differences, judgement, known
-from variata.compare.read import Found, LeftOut, Run
 from variata.errors import ConfigError
+from variata.formatting import printable, text
 from variata.metrics import DEFAULT, Metric
+from variata.run.reader import Found, LeftOut, Run
 
 COMMIT = 12  # digits of a commit that are shown
 

@@ -6,12 +6,12 @@ from html import escape
 from typing import Any
 
 from variata.compare.comparison import Comparison
-from variata.compare.config import text
 from variata.compare.groups import Group
 from variata.compare.metrics import differences
-from variata.compare.read import Run
 from variata.compare.statistics import Summary, pareto, summarise
+from variata.formatting import text
 from variata.metrics import METRICS, NATS
+from variata.run.reader import Run
 
 Figure = dict[str, Any]
 COLOURS = [

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from variata.compare.config import order
 from variata.compare.keys import column, identity, value
 from variata.compare.metrics import differences
-from variata.compare.read import Run
 from variata.compare.statistics import Summary, ranks, summarise
+from variata.formatting import order
 from variata.metrics import Metric
+from variata.run.reader import Run
 
 LISTED = 4  # values of a key within a group
 UNSAID = ("value", "samples", "scale", "over", "start", "final")  # names that need their group's

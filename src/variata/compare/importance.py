@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from variata.compare.config import number, order
 from variata.compare.keys import column
-from variata.compare.read import Run
+from variata.formatting import number, order
+from variata.run.reader import Run
 
 FEWEST = 8  # runs
 FOLDS, SHUFFLES, TREES = 4, 20, 64

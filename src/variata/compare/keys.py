@@ -4,8 +4,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import chain
 
-from variata.compare.config import ABSENT, Choice, text
-from variata.compare.read import Run
+from variata.config.plain import Choice
+from variata.formatting import ABSENT, text
+from variata.run.reader import Run
 
 BATCH, PER_DEVICE = "data.batch_size", "data.batch_size_per_device"
 NO_EXPERIMENT = (  # keys, and all below them: where a run is, what it tells, how it is judged and on what it runs

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from variata.compare.config import printable
-from variata.compare.read import Run
+from variata.formatting import printable
 from variata.metrics import METRICS, Metric, declared
+from variata.run.reader import Run
 
 DENSITY, MASS = "density", "probability"
 

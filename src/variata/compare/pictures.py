@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from variata.compare.comparison import Comparison
 from variata.compare.groups import Group
-from variata.compare.read import Run
 from variata.metrics import Metric
+from variata.run.reader import Run
 
 KINDS = ("samples", "reconstructions", "traversal")
 GROUPS = 8  # whose pictures are shown

@@ -12,14 +12,15 @@ from variata import atomic
 from variata.compare import keys
 from variata.compare.behind import Behind
 from variata.compare.comparison import Comparison
-from variata.compare.config import number, printable, visible
 from variata.compare.groups import Group
 from variata.compare.importance import HOW
 from variata.compare.metrics import differences as judgements
-from variata.compare.read import Run, read_text
 from variata.compare.statistics import Summary
 from variata.errors import ConfigError, RunError
+from variata.formatting import number, printable, visible
 from variata.metrics import LOOSE, Metric
+from variata.run.directory import read_text
+from variata.run.reader import Run
 
 BEHIND = (
     "Behind: how far its mean is from that of group 1 in {}, and the 95% interval of the difference: over pairs of "
@@ -51,8 +52,7 @@ class Table:
 
 def tables(c: Comparison) -> list[Table]:
     """All tables that have something to say."""
-    every = (differences(c), results(c), importances(c), unfinished(c), left_out(c))
-    return [table for table in every if table.rows]
+    return [table for part in TABLES if (table := part(c)).rows]
 
 
 def differences(c: Comparison) -> Table:
@@ -61,6 +61,12 @@ def differences(c: Comparison) -> Table:
     rows = [[number_of(c, g), *(Cell(g.values(key)) for key in columns), Cell(counted(g))] for g in c.groups]
     also = f"From these follow: {shortened(c.followers)}." if c.followers else ""
     return Table("What differs", ["group", *columns, "runs"], rows, also, words=len(columns) + 2)
+
+
+def followers(c: Comparison) -> Table:
+    """Values of the keys that differ as a consequence, by group."""
+    rows = [[number_of(c, g), *(Cell(g.values(key)) for key in c.followers)] for g in c.groups]
+    return Table("", ["group", *c.followers], rows, words=len(c.followers) + 1)
 
 
 def results(c: Comparison) -> Table:
@@ -152,7 +158,7 @@ def error(run: Run) -> str:
     if run.status != "failed" or run.results.get("error"):
         return printable(str(run.results.get("error") or ""))
     try:
-        lines = read_text(run.path / "train.log")[-LOG:].splitlines()
+        lines = (read_text(run.path / "train.log") or "")[-LOG:].splitlines()
     except RunError:
         return ""
     raised = [line for line in lines if "Error: " in line and not line.startswith((" ", "\t"))]
@@ -163,6 +169,9 @@ def left_out(c: Comparison) -> Table:
     """Directories that could not be read."""
     rows = [[Cell(visible(place.path)), Cell(place.reason)] for place in c.left_out]
     return Table("Left out", ["directory", "reason"], rows, words=2)
+
+
+TABLES = (differences, results, importances, unfinished, left_out)
 
 
 def shortened(names: Sequence[str], most: int = 12) -> str:

@@ -17,17 +17,21 @@ from typing import Any, cast
 
 import yaml
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf._utils import get_yaml_loader
 
 from variata import __version__, atomic
 from variata.config.plain import Config, unresolved
 from variata.config.renamed import renamed
 from variata.errors import RunError
+from variata.formatting import printable
+from variata.metrics import METRICS, OTHERS, declared
 from variata.run.secrets import public, public_words
+from variata.statuses import RECORDED, Status
 
-STATUSES = ("finished", "pruned", "failed", "interrupted")
 BUSY = 75  # exit code of a process that found another at its job
 CACHE = "~/.cache/variata"  # of packed images, where VARIATA_CACHE names none
+LARGEST = 1e100  # of a figure: no float32 holds more, and the squares of far more overflow
+DEEPEST = 50  # levels of a configuration
 
 FILES = (
     *("config.yaml", "overrides.txt", "metrics.csv", "results.json", "train.log"),
@@ -73,32 +77,98 @@ def require_own(folder: Path, names: Iterable[str] = WRITTEN) -> None:
             )
 
 
+class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader), get_yaml_loader()):  # type: ignore[misc]
+    """OmegaConf's YAML, read in C: ten times as fast."""
+
+
+class ForeignError(RunError):
+    """The configuration of another program."""
+
+
+def read_text(path: Path) -> str | None:
+    """A text file; None where there is none.
+
+    Raises:
+        RunError: It is something else; the message names file and reason.
+    """
+    if path.exists() and not path.is_file():
+        raise RunError(f"{path} is no file.")  # a pipe would be waited for
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    except UnicodeDecodeError as error:
+        raise RunError(f"{path} is no text (byte {error.start}).") from error
+    except OSError as error:
+        raise RunError(f"{path} cannot be read: {error.strerror}.") from error
+
+
 def read_config(run: Path) -> Config:
     """The configuration of a run: its own values only, whoever wrote it; it reads no environment and has no aliases.
 
     Raises:
-        RunError: There is none, or something else is in the place of one of its files.
+        ForeignError: It belongs to another program.
+        RunError: There is none, or a damaged one.
     """
-    require_whole(run)
     path = run / "config.yaml"
-    if not path.is_file():
+    if (words := read_text(path)) is None:
         raise RunError(f"{run} is no run directory: it has no config.yaml. Give one like outputs/<data>-<model>/<run>.")
     try:
-        text = path.read_text(encoding="utf-8")
-        if "&" in text and any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
-            raise RunError(f"{path} has aliases, which no run writes.")  # they can grow without bound
-        config = cast(Config, OmegaConf.to_container(OmegaConf.load(path)))
-    except (yaml.YAMLError, OmegaConfBaseException, OSError, ValueError, RecursionError) as error:
-        raise RunError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}.") from error
+        if "&" in words and any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(words, Loader)):
+            raise ForeignError(f"{path} has aliases, which no run writes.")  # they can grow without bound
+        config = yaml.load(words, Loader)  # of safe values
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise RunError(f"{path} cannot be read: {printable(str(error))[:200]}.") from error
+    _require_own_values(path, config)
+    return renamed(config)
+
+
+def _require_own_values(path: Path, config: Any) -> None:
+    """Refuse what no run writes."""
+    if _deeper(config, DEEPEST):
+        raise RunError(f"{path} cannot be read: it is nested more than {DEEPEST} levels deep.")
     parts = [config.get(part) for part in ("data", "model")] if isinstance(config, dict) else [None]
     if not all(isinstance(part, dict) and "_target_" in part for part in parts):
-        raise RunError(f"{path} is not the configuration of a run.")
+        raise ForeignError(f"{path} is not the configuration of a run: data and model have no _target_.")
     if (found := unresolved(config)) is not None:
         raise RunError(
             f"{path} holds {found[:80]}, which would be something else once resolved. What a run writes is resolved: "
             "write the value in its place, if you trust the file."
         )
-    return renamed(config)
+
+
+def _deeper(node: Any, levels: int) -> bool:
+    """Whether a node has more levels below it."""
+    below = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+    return levels < 0 or any(_deeper(item, levels - 1) for item in below)
+
+
+def read_results(run: Path) -> dict[str, Any]:
+    """results.json; empty where the run has not written it.
+
+    Raises:
+        RunError: It does not say how the run ended, or a figure is none.
+    """
+    path = run / "results.json"
+    if (words := read_text(path)) is None:
+        return {}
+    try:
+        results = json.loads(words)
+    except (ValueError, RecursionError) as error:
+        raise RunError(f"{path} is cut short or no JSON: {error}.") from error
+    if not isinstance(results, dict) or results.get("status") not in RECORDED:
+        raise RunError(f"{path} does not say how the run ended: it has no status of ours.")
+    figures = {*METRICS, *OTHERS, *declared(results)}
+    for name, value in results.items():
+        counts = name.startswith(("val/", "test/", "train/")) or name in figures
+        if counts and value is not None and not _figure(value):
+            raise RunError(f"{path} has {name}={str(value)[:40]!r}, which is no figure: a number up to {LARGEST:g}.")
+    return {**results, "status": Status(results["status"])}
+
+
+def _figure(value: Any) -> bool:
+    """Whether a value is a number, among them NaN and infinity, but none that overflows when it is averaged."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and not LARGEST < abs(value) < math.inf
 
 
 def at_home(node: Any, root: str | None = None, cache: str | None = None) -> Any:
@@ -144,23 +214,13 @@ def write_results(run: Path, results: dict[str, Any], name: str = "results.json"
     atomic.write(run / name, json.dumps(results, indent=2) + "\n")
 
 
-def mark_failed(run: Path, config: Config, overrides: list[str], error: str, status: str = "failed") -> None:
+def mark_failed(run: Path, config: Config, overrides: list[str], error: str, status: Status = Status.FAILED) -> None:
     """Say in results.json how the run ended and why, in place of a process that can not; if there is room for it."""
-    path = run / "results.json"
     with suppress(OSError):  # why it failed is told all the same
         if not (run / "config.yaml").is_file():
             write_config(run, config, overrides)
-        known = earlier_results(path) or provenance(config, None)
+        known = outcome(run).results or provenance(config, None)
         write_results(run, {**known, "status": status, "error": error})
-
-
-def earlier_results(path: Path) -> dict[str, Any]:
-    """What results.json held; nothing where it is missing or damaged."""
-    try:
-        results = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return results if isinstance(results, dict) else {}
 
 
 def provenance(config: Config, protocol: str | None) -> dict[str, Any]:
@@ -177,50 +237,45 @@ def git_sha() -> str | None:
         return None
 
 
-def best_validation(rows: list[dict[str, str]]) -> dict[str, float]:
-    """val/elbo where it was highest, and rate and distortion there; nothing without a validation.
-
-    Args:
-        rows: Of metrics.csv.
-    """
-    validations = [row for row in rows if row.get("val/elbo") and math.isfinite(float(row["val/elbo"]))]
-    if not validations:
-        return {}
-    best = max(validations, key=lambda row: float(row["val/elbo"]))
-    return {name: float(best[name]) for name in ("val/elbo", "val/rate", "val/distortion")}
-
-
 @dataclass(frozen=True)
 class Outcome:
     """How a job ended.
 
     Args:
-        status: "finished", "pruned", "failed", "interrupted", or "not begun".
-        results: What results.json holds.
+        status: As results.json says, or "not begun".
+        results: What it holds.
     """
 
-    status: str
+    status: Status = Status.NOT_BEGUN
     results: dict[str, Any] = field(default_factory=dict)
 
     def values(self, names: Sequence[str]) -> list[float]:
         """Some figures; none of them if one is missing or not finite."""
-        values = [self.results.get(name) for name in names]
-        known = [float(value) for value in values if isinstance(value, int | float) and math.isfinite(value)]
-        return known if len(known) == len(values) else []
+        values = [figure(self.results, name) for name in names]
+        return [] if None in values else cast(list[float], values)
 
     @property
     def well(self) -> bool:
         """Whether there is nothing left to do."""
-        return self.status in ("finished", "pruned")
+        return self.status.well
+
+
+def figure(results: dict[str, Any], name: str) -> float | None:
+    """A number of results.json; None where there is none, or one that is not finite."""
+    value = results.get(name)
+    return float(value) if value is not None and _figure(value) and math.isfinite(value) else None
 
 
 def outcome(folder: Path) -> Outcome:
-    """How the job of a run directory ended, by its results.json."""
-    results = earlier_results(folder / "results.json")
-    return Outcome(results["status"], results) if results.get("status") in STATUSES else Outcome("not begun")
+    """How the job of a run directory ended, by its results.json; a damaged one says nothing."""
+    try:
+        results = read_results(folder)
+    except RunError:
+        return Outcome()
+    return Outcome(results["status"], results) if results else Outcome()
 
 
 def mark_refused(folder: Path, why: str) -> None:
     """Say in results.json that a job failed because its configuration cannot be composed."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_results(folder, {"status": "failed", "error": why})
+    write_results(folder, {"status": Status.FAILED, "error": why})

@@ -20,6 +20,7 @@ from variata import errors
 from variata.errors import DeviceLost, Interrupted, UserError
 from variata.run import directory
 from variata.run.job import Job
+from variata.statuses import Status
 
 log = logging.getLogger("variata")
 agents = logging.getLogger("torch.distributed.elastic")
@@ -66,7 +67,7 @@ def interrupted(job: Job, signum: int) -> Interrupted:
     """What to raise after a signal, written into results.json where the first device could not."""
     error = Interrupted(signum, job.last)
     if (job.folder / "config.yaml").is_file() and not (job.folder / "results.json").is_file():
-        directory.mark_failed(job.folder, job.config, job.overrides, str(error), status="interrupted")
+        directory.mark_failed(job.folder, job.config, job.overrides, str(error), status=Status.INTERRUPTED)
     return error
 
 

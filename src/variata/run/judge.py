@@ -90,10 +90,10 @@ def judge(
 def keep(run: Path, later: dict[str, Any]) -> None:
     """Add what was found to results.json, once nobody else is at the run."""
     with alone(run, PATIENCE, written=WRITTEN):
-        path = run / "results.json"
-        known = directory.earlier_results(path)
-        if "status" not in known:
-            say(f"{path} is not there, or damaged: the run has not ended, and what was found is shown here alone.")
+        if not (known := directory.outcome(run).results):
+            say(
+                f"{run / 'results.json'} is not there, or damaged: the run has not ended, and what was found is shown here alone."
+            )
             return
         directory.write_results(run, merged(known, later))
 

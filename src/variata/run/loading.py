@@ -10,7 +10,7 @@ from variata.config.targets import build, check
 from variata.core import VAE
 from variata.data.module import ImageDataModule
 from variata.errors import ConfigError, RunError
-from variata.run.directory import at_home, read_config
+from variata.run.directory import at_home, read_config, require_whole
 from variata.training import checkpoints
 
 
@@ -23,6 +23,7 @@ def load(run: str | Path) -> VAE:
     Raises:
         RunError: The directory holds no run, or a damaged one.
     """
+    require_whole(Path(run))
     config = read_config(Path(run))
     check(config["model"], "model")
     vae = build(config["model"], "model")
@@ -46,6 +47,7 @@ def open_data(run: Path, root: str | None = None, cache: str | None = None) -> I
     Raises:
         UserError: The directory holds no run, or the data is missing.
     """
+    require_whole(run)
     config = read_config(run)
     config["data"] = at_home(config["data"], root, cache)
     check(config["data"], "data", extra=DATA_OPTIONS)

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 
+from variata.run import study
 from variata.training.module import Training
 
 if TYPE_CHECKING:
-    import optuna
+    pass
 
-STUDY = "sweep"  # name of the study of a sweep
 WARM_UP = 1 / 5  # of training, in which beta rises too and bounds say little
 
 
@@ -21,13 +21,14 @@ class Pruning(Callback):
     On several devices the first one asks, and all do as it was told.
 
     Args:
-        storage: Of the study, a URL.
+        journal: Of the study, a file.
         number: Of the trial.
         pruner: Its name.
     """
 
-    def __init__(self, storage: str, number: int, pruner: str) -> None:
-        self.storage, self.number, self.pruner = storage, number, pruner
+    def __init__(self, journal: str, number: int, pruner: str) -> None:
+        self.journal, self.number, self.pruner = journal, number, pruner
+        self.trial: Any = None
         self.pruned = False
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: Training) -> None:
@@ -39,24 +40,18 @@ class Pruning(Callback):
 
     def _behind(self, trainer: pl.Trainer, training: Training) -> bool:
         elbo = float(trainer.callback_metrics["val/elbo"])
-        trial = self._trial(epochs=math.ceil(training.progress.total / training.progress.per_epoch))
+        progress = training.progress
+        self.trial = self.trial or self._opened(epochs=math.ceil(progress.total / progress.per_epoch))
         if math.isfinite(elbo):
-            trial.report(elbo, trainer.current_epoch + 1)
-        return trial.should_prune()
+            self.trial.report(elbo, trainer.current_epoch + 1)
+        return self.trial.should_prune()
 
-    def _trial(self, epochs: int) -> Any:
+    def _opened(self, epochs: int) -> Any:
         import optuna
 
         if self.pruner == "median":
             judge: optuna.pruners.BasePruner = optuna.pruners.MedianPruner(n_warmup_steps=int(WARM_UP * epochs))
         else:
             judge = optuna.pruners.HyperbandPruner(max(1, int(WARM_UP * epochs)), epochs)
-        study = optuna.load_study(study_name=STUDY, storage=storage(self.storage), pruner=judge)
-        return optuna.Trial(study, study.get_trials(deepcopy=False)[self.number]._trial_id)
-
-
-def storage(url: str) -> "optuna.storages.BaseStorage":
-    """SQLite, patient with the other processes that write."""
-    import optuna
-
-    return optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}})
+        found = optuna.load_study(study_name=study.NAME, storage=study.storage(self.journal), pruner=judge)
+        return optuna.Trial(found, found.get_trials(deepcopy=False)[self.number]._trial_id)

@@ -21,13 +21,14 @@ from variata.data.module import ImageDataModule
 from variata.errors import ConfigError, Diverged, Interrupted, UserError
 from variata.evaluation.findings import Evaluation, Findings, Table
 from variata.likelihoods import Likelihood
-from variata.run import directory, judge, loading, secrets
+from variata.run import directory, judge, loading, reader, secrets
 from variata.run.csv import CSV
 from variata.run.job import Job
 from variata.run.ranks import ranks
 from variata.run.report import plan, results_table
 from variata.run.wandb import IDENTITY, finish, remembered
 from variata.signals import signals_to
+from variata.statuses import Status
 from variata.training import checkpoints
 from variata.training.callbacks import EMA, Best, EarlyStops, Last, Pictures, Progress
 from variata.training.module import Training
@@ -101,7 +102,10 @@ class Run:
         share_limits(self.trainer, self.data)
         with torch.no_grad():
             cast(Decoder, self.vae.decoder).bias.copy_(cast(Likelihood, self.vae.likelihood).initial(self.data.mean()))
-        self.results: dict[str, Any] = {**directory.provenance(config, self.data.protocol), "status": "failed"}
+        self.results: dict[str, Any] = {
+            **directory.provenance(config, self.data.protocol),
+            "status": Status.FAILED.value,
+        }
         self._start(earlier)
 
     def _start(self, earlier: dict[str, Any]) -> None:
@@ -132,14 +136,14 @@ class Run:
     def test(self) -> None:
         """Judge the best weights on the whole test set; with trainer.limit_test_batches=0, or pruned, on nothing."""
         if self.pruning and self.pruning.pruned:
-            self.results["status"] = "pruned"
+            self.results["status"] = Status.PRUNED.value
             return
         self.training.eval()  # the pictures too are of the weights as they are saved
         figures = self._test() if self.config["trainer"]["limit_test_batches"] else {}
         self._evaluate(figures)
         for pictures in self.pictures:
             pictures.draw(self.trainer, self.training)
-        self.results["status"] = "finished"
+        self.results["status"] = Status.FINISHED.value
 
     def _test(self) -> dict[str, float]:
         """The bound of the test images and what it is made of."""
@@ -183,7 +187,7 @@ class Run:
                 yield
             except BaseException as error:
                 if signum := self._signal_behind(error):
-                    self.results["status"] = "interrupted"
+                    self.results["status"] = Status.INTERRUPTED.value
                     raise Interrupted(signum, self.job.last) from None
                 if isinstance(error, Exception):
                     log.exception("failed at update %d", self.training.step)
@@ -223,7 +227,7 @@ class Run:
         self.results["train/images_per_second"] = round(training.step * batch / max(training.seconds, 1e-9), 1)
         if not self.trainer.is_global_zero:
             return
-        self.results |= directory.best_validation(self.csv.rows())
+        self.results |= reader.best(reader.read_curve(self.csv.path))
         try:
             with suppress(OSError) if "error" in self.results else nullcontext():  # the first error is told, not this
                 directory.write_results(self.folder, self.results)

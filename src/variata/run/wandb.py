@@ -15,6 +15,7 @@ from variata import atomic
 from variata.errors import RunError
 from variata.run import disk, secrets
 from variata.run.job import Job
+from variata.statuses import Status
 
 log = logging.getLogger("variata")
 
@@ -120,7 +121,7 @@ def finish(run: Any, results: dict[str, Any]) -> None:
         row = {"run": run.name, "tags": ", ".join(run.tags or ()), **results}
         row = {name: value for name, value in row.items() if isinstance(value, int | float | str)}
         run.log({"results": client.Table(list(row), [list(row.values())]), STEP: results["train/steps"]})
-    run.finish(exit_code=0 if results["status"] in ("finished", "pruned") else 1)
+    run.finish(exit_code=Status(results["status"]).exit_code)
 
 
 def shortened(text: str, length: int, head: int | None = None) -> str:

@@ -13,6 +13,7 @@ from variata.errors import ConfigError
 from variata.run import directory
 from variata.run.directory import BUSY, outcome
 from variata.run.job import Job, composed_job, resolved
+from variata.statuses import Status
 
 Ended = Callable[[Job], None]
 
@@ -59,7 +60,7 @@ def beside(job: Job, kind: str) -> Path:
 
 def ensure_marked(job: Job, code: int) -> None:
     """Say in results.json that the job failed, where its process no longer could."""
-    if outcome(job.folder).status == "not begun" and code != BUSY:
+    if outcome(job.folder).status == Status.NOT_BEGUN and code != BUSY:
         how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
         directory.mark_failed(
             job.folder, job.config, job.overrides, f"The process of the job {how}. Look into {job.folder}/train.log."

@@ -6,18 +6,17 @@ Each yields jobs and is told how they ended; what it knows outlives the process,
 import itertools
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from sqlalchemy import URL
-
+from variata import extras
 from variata.errors import ConfigError, RunError
 from variata.messages import say
+from variata.run import study
 from variata.run.directory import Outcome, outcome
 from variata.run.job import Job
-from variata.run.pruning import STUDY, storage
+from variata.statuses import Status
 from variata.sweeps.options import Options, direction
 from variata.sweeps.space import Axis, Range, Space, Values
 
@@ -83,7 +82,7 @@ class Grid:
 
 
 class Search:
-    """Trials of an Optuna study, kept in `study.db`; a trial's number is its job's.
+    """Trials of an Optuna study, kept in `study.journal`; a trial's number is its job's.
 
     A trial that was running when everything was killed goes on; one that failed counts.
 
@@ -101,15 +100,13 @@ class Search:
         if not space.axes:
             raise ConfigError("A search needs something to vary, like optimizer.lr=interval(1e-4,1e-2).")
         self.distributions = {name: distribution(axis) for name, axis in space.axes.items()}
-        self.url = URL.create("sqlite", database=str(folder / "study.db")).render_as_string()
-        if (folder / "0").is_dir() and not (folder / "study.db").is_file():
-            raise RunError(f"{folder} has jobs, but study.db is gone, without which a search cannot go on.")
-        with readable(folder):
-            self.study = opened(self.url, options, parallel)
-            if options.sampler == "grid" and not self.study.get_trials(deepcopy=False):
-                for point in points(space):
-                    self.study.enqueue_trial(point)
-            self._catch_up(folder)
+        extras.require("optuna", f"sweep.sampler={options.sampler}")
+        self.journal = folder.absolute() / study.JOURNAL
+        self.study = opened(self.journal, options, parallel)
+        if options.sampler == "grid" and not self.study.get_trials(deepcopy=False):
+            for point in points(space):
+                self.study.enqueue_trial(point)
+        self._catch_up(folder)
         self.wanted = len(list(space.grid())) if options.sampler == "grid" else options.trials
         self.running = [trial for trial in self.begun if not trial.state.is_finished()]  # when all was killed
         self.total = max(self.wanted, len(self.begun))  # fewer may be wanted now than were begun
@@ -120,7 +117,7 @@ class Search:
         for trial in self.begun:
             if trial.state.is_finished():
                 continue
-            if (how := outcome(folder / str(trial.number))).status in ("finished", "pruned", "failed"):
+            if (how := outcome(folder / str(trial.number))).status.final:
                 self._tell(trial.number, how)
             elif trial.params.keys() != self.distributions.keys():
                 draw(self.study, trial, self.distributions)
@@ -140,16 +137,16 @@ class Search:
             yield self._point(asked.number, asked.params)
 
     def tell(self, number: int, how: Outcome) -> None:
-        if how.status not in ("interrupted", "not begun"):  # those can go on when the sweep is resumed
+        if how.status.final:  # others can go on when the sweep is resumed
             self._tell(number, how)
 
     def _tell(self, number: int, how: Outcome) -> None:
         from optuna.trial import TrialState
 
         values = how.values(self.options.objectives)
-        if how.status == "pruned":
+        if how.status == Status.PRUNED:
             self.study.tell(number, state=TrialState.PRUNED)
-        elif how.status == "finished" and values:
+        elif how.status == Status.FINISHED and values:
             self.study.tell(number, values)
         else:
             self.study.tell(number, state=TrialState.FAIL)
@@ -159,7 +156,7 @@ class Search:
 
     def _point(self, number: int, params: dict[str, Any]) -> Point:
         pruner = self.options.pruner
-        trial = {"storage": self.url, "number": number, "pruner": pruner} if pruner else None
+        trial = {"journal": str(self.journal), "number": number, "pruner": pruner} if pruner else None
         return Point(number, self.space.point(params), trial)
 
 
@@ -173,46 +170,50 @@ def mind_validations(job: Job, pruner: str) -> None:
         )
 
 
-@contextmanager
-def readable(folder: Path) -> Iterator[None]:
-    """What SQLite cannot read or write is told."""
-    from sqlalchemy.exc import SQLAlchemyError
+def opened(journal: Path, options: Options, parallel: int) -> "optuna.Study":
+    """The study of a sweep, new or as it was left.
 
-    try:
-        yield
-    except SQLAlchemyError as error:
-        why = str(error).splitlines()[0]
-        raise RunError(
-            f"{folder / 'study.db'} cannot be used: {why}. Is the disk full, or the file damaged?"
-        ) from error
-
-
-def opened(url: str, options: Options, parallel: int) -> "optuna.Study":
-    """The study of a sweep, new or as it was left."""
+    Raises:
+        RunError: It is gone, damaged, or of a version before.
+    """
     import optuna
 
+    folder = journal.parent
+    if (folder / "study.db").is_file():
+        raise RunError(
+            f"{folder} was begun by an earlier version, and its study.db is not read any more: the search cannot go "
+            "on. Its runs can: python train.py resume=<run>."
+        )
+    if (folder / "0").is_dir() and not journal.is_file():
+        raise RunError(f"{folder} has jobs, but {journal.name} is gone, without which a search cannot go on.")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-    study = optuna.create_study(
-        storage=storage(url),
-        study_name=STUDY,
-        directions=[direction(name) for name in options.objectives],
-        load_if_exists=True,
-    )
-    seed = options.seed + len(study.get_trials(deepcopy=False))  # resumed, it does not draw the same again
-    study.sampler = sampler(options.sampler, seed, parallel)
-    return study
+    try:
+        if journal.is_file():
+            study.mend(journal)
+        trials = optuna.create_study(
+            storage=study.storage(str(journal)),
+            study_name=study.NAME,
+            directions=[direction(name) for name in options.objectives],
+            load_if_exists=True,
+        )
+    except Exception as error:  # whatever Optuna stumbles over in what should be its own
+        why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise RunError(f"{journal} cannot be used ({why}). Is the disk full, or the file damaged?") from error
+    seed = options.seed + len(trials.get_trials(deepcopy=False))  # resumed, it does not draw the same again
+    trials.sampler = sampler(options.sampler, seed, parallel)
+    return trials
 
 
 def draw(
-    study: "optuna.Study",
+    trials: "optuna.Study",
     trial: "optuna.trial.FrozenTrial",
     distributions: "dict[str, optuna.distributions.BaseDistribution]",
 ) -> None:
     """Draw what a trial was to try, where all was killed while it was drawn; what was drawn already stays."""
     import optuna
 
-    begun = optuna.Trial(study, trial._trial_id)
+    begun = optuna.Trial(trials, trial._trial_id)
     for name, distribution in distributions.items():
         begun._suggest(name, distribution)  # as `Study.ask` does
 
@@ -224,7 +225,10 @@ def sampler(name: str | None, seed: int, parallel: int) -> "optuna.samplers.Base
     if name == "tpe":
         return samplers.TPESampler(seed=seed, constant_liar=parallel > 1)
     if name == "cmaes":
-        return samplers.CmaEsSampler(seed=seed)
+        extras.require("cmaes", "sweep.sampler=cmaes")
+        from variata.sweeps.cmaes import TrialsCmaEs
+
+        return TrialsCmaEs(seed=seed)
     return samplers.RandomSampler(seed=seed)
 
 

@@ -17,10 +17,11 @@ from rich.table import Table
 from rich.text import Text
 
 from variata import atomic
-from variata.compare.config import brief
 from variata.compare.statistics import pareto
+from variata.formatting import brief
 from variata.run import secrets
 from variata.run.directory import Outcome
+from variata.statuses import Status
 from variata.sweeps.options import direction
 from variata.sweeps.origin import PRIMARY, Origin
 from variata.sweeps.space import Space
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from variata.compare.comparison import Comparison
 
 FIGURES = ("val/elbo", "test/nll")
-COLOURS = {"finished": "green", "pruned": "yellow", "failed": "red", "interrupted": "yellow", "not begun": "yellow"}
 
 Outcomes = dict[int, Outcome]
 
@@ -67,7 +67,7 @@ class Progress:
         minutes = (time.monotonic() - self.began) / (self.done - self.before) * (self.total - self.done) / 60
         told += [f"about {minutes:.0f} min left"] if minutes >= 1 else []
         line = Text(f"{self.done}/{self.total}  job {number}  {words}  ")
-        tell(line.append(how.status, COLOURS[how.status]).append(f"  {', '.join(told)}"), stderr=True)
+        tell(line.append(how.status, how.status.colour).append(f"  {', '.join(told)}"), stderr=True)
 
 
 def table(
@@ -79,14 +79,14 @@ def table(
     shown = Table()
     for name in ("job", *space.axes, "status", *figures, "minutes"):
         shown.add_column(name, justify="left" if name in ("status", *space.axes) else "right", overflow="fold")
-    begun = {number: how for number, how in sorted(outcomes.items()) if how.status != "not begun"}
+    begun = {number: how for number, how in sorted(outcomes.items()) if how.status != Status.NOT_BEGUN}
     for number, how in begun.items():
         chosen, minutes = varied(space, words[number]), [seconds / 60 for seconds in how.values(["train/seconds"])]
         values = [*(how.values([name]) for name in figures), minutes]
         shown.add_row(
             f"{number}{' *' if number in best else ''}",
             *(Text(brief(chosen.get(name, ""))) for name in space.axes),
-            Text(how.status, COLOURS[how.status]),
+            Text(how.status, how.status.colour),
             *("".join(f"{value:.2f}" for value in one) for one in values),
         )
     tell(f"jobs of {folder}")
@@ -119,7 +119,7 @@ def best(outcomes: Outcomes, objectives: list[str]) -> list[int]:
     signs = [1 if direction(name) == "minimize" else -1 for name in objectives]
     points = {}
     for number, how in outcomes.items():
-        if how.status == "finished" and (values := how.values(objectives)):
+        if how.status == Status.FINISHED and (values := how.values(objectives)):
             points[number] = [sign * value for sign, value in zip(signs, values, strict=True)]
     if len(objectives) == 1:
         return [min(points, key=points.__getitem__)] if points else []
@@ -199,8 +199,8 @@ def again(
 def compared(folder: Path, objectives: list[str]) -> "Comparison":
     """All runs of the sweep, ranked by its one objective where that is a figure of reports."""
     from variata.compare.comparison import compare
-    from variata.compare.read import read_below
     from variata.metrics import METRICS
+    from variata.run.reader import read_below
 
     by = objectives[0] if len(objectives) == 1 and objectives[0] in METRICS else None
     return compare(read_below([folder]), [], by)

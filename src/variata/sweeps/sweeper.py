@@ -1,7 +1,7 @@
 """A sweep from its command to its table. Its directory holds a run directory per job, and
 
 sweep.json    what was asked for, to resume from        best.yaml    the best configuration, for train.py
-study.db      Optuna's, of a search                     report.html  all runs compared
+study.journal Optuna's, of a search                     report.html  all runs compared
 primary_*     a copy of the primary configuration, where it is not ours, for best.yaml
 """
 
@@ -42,7 +42,7 @@ BASIC = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 SLURM = "hydra_plugins.variata_plugins.SubmititSlurm"
 REFUSALS = (UserError, HydraException, OmegaConfBaseException)  # of what cannot be composed
 
-WRITTEN = (".jobs", ".lock", "best.yaml", "report.html", "study.db", "sweep.json")
+WRITTEN = (".jobs", ".lock", "best.yaml", "report.html", "study.journal", "sweep.json")
 
 Make = Callable[[list[str], int], Job]
 Ended = Callable[[int, list[str]], None]

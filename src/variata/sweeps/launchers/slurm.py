@@ -22,6 +22,7 @@ from variata.run import directory
 from variata.run.directory import Outcome, outcome
 from variata.run.job import Job
 from variata.run.lock import alone
+from variata.statuses import Status
 from variata.sweeps.jobs import Ended, beside, command
 from variata.sweeps.launchers import controller, slurm_listen
 from variata.sweeps.launchers.slurm_task import STOP, Task
@@ -215,7 +216,7 @@ class Slurm:
             pause = min(10.0, 1.03 * pause) if over is not None else min(60.0, 2 * pause)
         for number, state in over.items():
             job = self.running.pop(number)
-            if number in self.found and settled(job).status in ("interrupted", "not begun"):
+            if number in self.found and not settled(job).status.final:
                 self.arrays.append([job])
                 continue
             self._ensure_marked(job, number, state)
@@ -230,8 +231,7 @@ class Slurm:
 
     def _ensure_marked(self, job: Job, number: str, state: str) -> None:
         """Say in results.json that the job failed and what SLURM says of it, where its process could not."""
-        how = settled(job)
-        if how.well or how.status == "failed":
+        if settled(job).status.final:
             return
         log = JobPaths(self.logs, number).stderr
         lines = log.read_text().splitlines() if log.is_file() else []
@@ -247,7 +247,7 @@ class Slurm:
 def settled(job: Job) -> Outcome:
     """How a job that SLURM ended did; a shared file system may show what it knew before."""
     deadline = time.monotonic() + LATE
-    while (how := outcome(job.folder)).status == "not begun" and time.monotonic() < deadline:
+    while (how := outcome(job.folder)).status == Status.NOT_BEGUN and time.monotonic() < deadline:
         time.sleep(1.0)
         list(job.folder.iterdir())
     return how

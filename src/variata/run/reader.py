@@ -1,7 +1,6 @@
 """Run directories as records: found below folders, read, or named with the reason why not."""
 
 import csv
-import json
 import math
 import os
 import time
@@ -9,21 +8,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import yaml
-
-from variata.compare.config import Flat, flat, natural, number, printable
-from variata.config.renamed import renamed
+from variata.config.plain import Flat, flat
 from variata.errors import ConfigError, RunError
-from variata.metrics import METRICS, OTHERS, declared
+from variata.formatting import natural, number, printable
+from variata.run.directory import LARGEST, ForeignError, figure, read_config, read_results, read_text
+from variata.statuses import Status
 
-LOADER = cast(type[yaml.SafeLoader], getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # in C: ten times as fast
 CURVE = ("step", "val/elbo", "val/rate", "val/distortion")  # columns of metrics.csv
 QUIET = 600  # seconds without a sign of life after which a run counts as killed
 SIGNS = ("config.yaml", "metrics.csv", "train.log", "checkpoints/last.ckpt")
-LARGEST = 1e100  # of a figure: no float32 holds more, and the squares of far more overflow
-DEEPEST = 50  # levels of a configuration
 SKIPPED = {"wandb", "checkpoints", "images"}
 
 
@@ -37,7 +32,7 @@ class Run:
         overrides: What was asked for on the command line.
         results: results.json; `val/*` at the best validation and `train/minutes` are added.
         curve: Columns of CURVE, a row per validation; empty where nobody asked for it.
-        status: finished, failed, interrupted, pruned, running or killed.
+        status: How it ended, or whether it still lives.
         began: In seconds since 1970, by the directory's name, else by config.yaml.
     """
 
@@ -46,17 +41,16 @@ class Run:
     overrides: tuple[str, ...]
     results: dict[str, Any]
     curve: list[tuple[float, ...]]
-    status: str
+    status: Status
     began: float
 
     @property
     def finished(self) -> bool:
-        return self.status == "finished"
+        return self.status == Status.FINISHED
 
     def figure(self, name: str) -> float | None:
         """A number of results.json, or None."""
-        value = self.results.get(name)
-        return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+        return figure(self.results, name)
 
 
 @dataclass(frozen=True)
@@ -73,10 +67,6 @@ class Found:
 
     runs: list[Run] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
-
-
-class ForeignError(RunError):
-    """The configuration of another program."""
 
 
 def read_below(roots: Sequence[Path], curves: bool = True) -> Found:
@@ -127,16 +117,14 @@ def _folders(root: Path, seen: set[Path], left_out: list[LeftOut]) -> Iterator[t
 
 
 def _add(folder: Path, inside: list[str], found: Found, curves: bool) -> None:
-    descend = False
+    """A run, below which there is no other, or why it is none."""
     try:
         found.runs.append(read(folder, curves))
-    except ForeignError as error:
-        descend = True
-        found.left_out.append(LeftOut(folder, str(error)))
-    except RunError as error:
-        found.left_out.append(LeftOut(folder, str(error)))
-    if not descend:
         inside.clear()
+    except RunError as error:
+        found.left_out.append(LeftOut(folder, str(error).removeprefix(f"{folder}/")))
+        if not isinstance(error, ForeignError):
+            inside.clear()
 
 
 def read(folder: Path, curves: bool = True) -> Run:
@@ -146,10 +134,10 @@ def read(folder: Path, curves: bool = True) -> Run:
         ForeignError: It belongs to another program.
         RunError: One of its files is damaged; the message names file and reason.
     """
-    config, results = read_config(folder), read_results(folder)
+    config, results = flat(read_config(folder)), read_results(folder)
     curve = read_curve(folder / "metrics.csv") if curves or "val/elbo" not in results else []
     config = with_batch(config, results)
-    overrides = tuple(map(printable, read_text(folder / "overrides.txt").splitlines()))
+    overrides = tuple(map(printable, (read_text(folder / "overrides.txt") or "").splitlines()))
     ended, figures = status(folder, results, config), completed(results, curve)
     return Run(folder, config, overrides, figures, curve, ended, began(folder))
 
@@ -171,83 +159,17 @@ def with_batch(config: Flat, results: dict[str, Any]) -> Flat:
     return {**config, "data.batch_size": batch}
 
 
-def read_text(path: Path) -> str:
-    """A text file; empty where there is none."""
-    if path.exists() and not path.is_file():
-        raise RunError(f"{path.name} is no file.")  # a pipe would be waited for
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return ""
-    except UnicodeDecodeError as error:
-        raise RunError(f"{path.name} is no text (byte {error.start}).") from error
-    except OSError as error:
-        raise RunError(f"{path.name} cannot be read: {error.strerror}.") from error
-
-
-def read_config(folder: Path) -> Flat:
-    """config.yaml by dotted key; it is resolved already."""
-    words = read_text(folder / "config.yaml")
-    try:
-        if "&" in words and any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(words, LOADER)):
-            raise ForeignError("config.yaml has aliases, which no run writes.")  # they can grow without bound
-        config = yaml.load(words, LOADER)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise RunError(f"config.yaml is no YAML: {printable(str(error))[:200]}.") from error
-    parts = [config.get(part) for part in ("data", "model")] if isinstance(config, dict) else [None]
-    if not all(isinstance(part, dict) and "_target_" in part for part in parts):
-        raise ForeignError("config.yaml is not the configuration of a run: data and model have no _target_.")
-    level: list[Any] = [config]
-    for _ in range(DEEPEST):
-        level = [
-            item
-            for one in level
-            for item in (one.values() if isinstance(one, dict) else one)
-            if isinstance(item, dict | list)
-        ]
-    if level:
-        raise RunError(f"config.yaml is nested more than {DEEPEST} levels deep.")
-    return flat(renamed(config))
-
-
-def read_results(folder: Path) -> dict[str, Any]:
-    """results.json; empty where the run has not written it."""
-    words = read_text(folder / "results.json")
-    if not words and not (folder / "results.json").exists():
-        return {}
-    try:
-        results = json.loads(words)
-    except (ValueError, RecursionError) as error:
-        raise RunError(f"results.json is cut short or no JSON: {error}.") from error
-    if not isinstance(results, dict) or not isinstance(results.get("status"), str):
-        raise RunError("results.json does not say how the run ended: it has no status.")
-    figures = {*METRICS, *OTHERS, *declared(results)}
-    for name, value in results.items():
-        if (name.startswith(("val/", "test/", "train/")) or name in figures) and not _figure(value):
-            raise RunError(
-                f"results.json has {name}={str(value)[:40]!r}, which is no figure: a number up to {LARGEST:g}."
-            )
-    return results
-
-
-def _figure(value: Any) -> bool:
-    """Whether a value is a number that may be averaged, or none: null, NaN, Infinity."""
-    if isinstance(value, bool) or not isinstance(value, int | float | None):
-        return False
-    return value is None or not LARGEST < abs(value) < math.inf
-
-
 def read_curve(path: Path) -> list[tuple[float, ...]]:
     """The validations in metrics.csv. A last line without an end is one being written."""
-    lines = read_text(path).splitlines(keepends=True)
+    lines = (read_text(path) or "").splitlines(keepends=True)
     rows = csv.reader(line for line in lines if line.endswith("\n"))
     try:
         header = next(rows, ["step"])
         if header[:1] != ["step"]:
-            raise RunError(f"{path.name} does not begin with a column named step.")
+            raise RunError(f"{path} does not begin with a column named step.")
         return _validations(rows, header)
     except (csv.Error, ValueError) as error:
-        raise RunError(f"{path.name} is damaged at line {rows.line_num}: {printable(str(error))}.") from error
+        raise RunError(f"{path} is damaged at line {rows.line_num}: {printable(str(error))}.") from error
 
 
 def _validations(rows: Iterator[list[str]], header: list[str]) -> list[tuple[float, ...]]:
@@ -273,11 +195,16 @@ def _point(words: list[str]) -> tuple[float, ...]:
 
 def completed(results: dict[str, Any], curve: list[tuple[float, ...]]) -> dict[str, Any]:
     """Results with what follows from others: figures at the best validation, minutes; NaN is None."""
-    best = max(curve, key=lambda point: point[1], default=())
     seconds = results.get("train/seconds")
     minutes = {} if seconds is None else {"train/minutes": seconds / 60}
-    every = {**dict(zip(CURVE[1:], best[1:], strict=False)), **minutes, **results}
+    every = {**best(curve), **minutes, **results}
     return {k: None if isinstance(v, float) and not bounded(v) else v for k, v in every.items()}
+
+
+def best(curve: Sequence[tuple[float, ...]]) -> dict[str, float]:
+    """val/elbo where it was highest, and rate and distortion there; nothing without a validation."""
+    point = max(curve, key=lambda point: point[1], default=())
+    return dict(zip(CURVE[1:], point[1:], strict=False))
 
 
 def bounded(value: float) -> bool:
@@ -285,7 +212,7 @@ def bounded(value: float) -> bool:
     return abs(value) <= LARGEST
 
 
-def status(folder: Path, results: dict[str, Any], config: Flat) -> str:
+def status(folder: Path, results: dict[str, Any], config: Flat) -> Status:
     """How the run ended, or whether it still lives.
 
     A run that trains writes checkpoints/last.ckpt every `checkpoint_every` seconds, and metrics.csv between. One that
@@ -295,9 +222,9 @@ def status(folder: Path, results: dict[str, Any], config: Flat) -> str:
     patience = max(QUIET, 5 * (number(config.get("checkpoint_every")) or 0))
     lives = time.time() - max((written[name] for name in SIGNS if name in written), default=0) < patience
     resumed = written.get("config.yaml", 0) > written.get("results.json", 0) + 2
-    if not results or (results["status"] != "finished" and resumed and lives):
-        return "running" if lives else "killed"
-    return printable(results["status"])
+    if not results or (results["status"] != Status.FINISHED and resumed and lives):
+        return Status.RUNNING if lives else Status.KILLED
+    return Status(results["status"])
 
 
 def modified(path: Path) -> float | None:
