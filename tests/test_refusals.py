@@ -25,8 +25,8 @@ from variata.run import wandb as loggers
 from variata.run.launch import processes
 from variata.run.loading import load
 from variata.run.lock import alone
+from variata.run.ranks import cores
 from variata.run.run import require_ahead
-from variata.sweeps.jobs import cores
 from variata.sweeps.sweeper import require_own
 from variata.training.callbacks import Pictures
 

@@ -19,7 +19,7 @@ import variata
 import variata.priors
 from attacks import ELSEWHERE, METHOD, NESTED, ODD, PAYLOADS, PLAIN
 from conftest import ROOT
-from models import readme_prior
+from models import documented_prior
 from variata.commands import pictures as toolbox
 from variata.commands import quality
 from variata.commands.train import run_dir
@@ -326,7 +326,7 @@ def test_callbacks_of_lightnings_that_work_here_pass(tmp_path):
 
 
 def test_a_new_prior_needs_no_word_here(monkeypatch):
-    monkeypatch.setattr(variata.priors, "StudentT", readme_prior(), raising=False)
+    monkeypatch.setattr(variata.priors, "StudentT", documented_prior(), raising=False)
     check({"_target_": "variata.priors.StudentT", "_partial_": True, "freedom": 3.0}, "prior")
     check(changed(CONFIG["model"], "prior", {"_target_": "variata.priors.StudentT", "_partial_": True}), "model")
     with pytest.raises(ConfigError, match=r"prior\.fredom is no option of .*Did you mean freedom"):
