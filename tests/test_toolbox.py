@@ -123,7 +123,7 @@ def test_attributes_are_applied_and_judged(train, faces, monkeypatch, capsys):
     assert Image.open(answer.run / "images" / "attribute_Odd_probe.png").size == (2 * 34, 2 * 34 + pictures.HEAD)
     monkeypatch.setattr(sys, "argv", ["variata", "attributes", str(answer.run), "--attribute", "Even"])
     assert main() == 2
-    assert "There is no attribute Even in this data. There are: Odd, Late." in " ".join(capsys.readouterr().err.split())
+    assert "There is no attribute Even in this data. Allowed: Odd, Late." in " ".join(capsys.readouterr().err.split())
     config = answer.run / "config.yaml"
     config.write_text(config.read_text().replace("latent: 64", "latent: 63"))
     with pytest.raises(RunError, match="holds another model"):

@@ -35,7 +35,7 @@ def read(parser: ArgumentParser, words: Sequence[str]) -> Namespace:
         raise ConfigError(f"{told}. See `{parser.prog} --help`.")
 
     parser.error = refuse  # type: ignore[method-assign]
-    options, rest = parser.parse_known_args(words)
+    options, rest = parser.parse_known_intermixed_args(words)
     if rest:
         given, known = rest[0].partition("=")[0], [name for name in parser._option_string_actions if name[:2] == "--"]
         refuse(f"{rest[0]} is no argument of {parser.prog}. {did_you_mean(given, known)}")
