@@ -21,7 +21,7 @@ demo: .venv/installed ## Train conv_vae on digits that need no download, show re
 test: .venv/installed ## Run all tests (data below VARIATA_DATA is used where present)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
-lint: .venv/installed ## Check style and types
+lint: .venv/installed ## Check style, types, and that imports run down
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -31,5 +31,5 @@ format: .venv/installed ## Rewrite the code in the project's style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: .venv/installed ## Compare the training loop with hand-written ones; writes outputs/bench.json
+bench: .venv/installed ## Compare training with hand-written loops, time its start; writes outputs/bench.json
 	$(BIN)/python benchmarks/bench.py

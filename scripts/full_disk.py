@@ -23,7 +23,8 @@ from tempfile import TemporaryDirectory
 from kill_runs import OPTIONS, Blow, outcome, phase, run_of, train
 from rich.console import Console
 
-import variata.run.run
+import variata.run.run  # noqa: F401 (each run would import it anew)
+from variata.run.launch import quiet
 
 SIZE = 16 * 2**20  # bytes of the file system
 ONLINE = ["logger=wandb", "logger.mode=offline"]
@@ -65,7 +66,7 @@ def ending(said: str, run: Path | None) -> list[str]:
         "a traceback": "Traceback" in said or "Logging error" in said,
         "no single sentence": said.count("variata:") != 1,
         "the full disk is not named": not any(reason in said for reason in ("No space left", "File too large")),
-        "results.json is wrong": bool(run)
+        "results.json is wrong": run is not None
         and (run / "results.json").is_file()
         and json.loads((run / "results.json").read_text())["status"] != "failed",
     }
@@ -135,5 +136,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    variata.run.run.quiet()
+    quiet()
     sys.exit(main())

@@ -32,8 +32,9 @@ import sklearn.datasets  # noqa: F401 (each run would import it anew)
 import torch
 from rich.console import Console
 
-import variata.run.launch
-import variata.run.run
+import variata.run.run  # noqa: F401 (as above)
+from variata.commands import train as command
+from variata.run.launch import quiet
 
 OPTIONS = ["data=digits", "model=mlp_vae", "model.latent=2", "model.encoder.widths=[8]", "trainer.max_epochs=3"]
 OPTIONS += ["trainer.check_val_every_n_epoch=1", "trainer.accelerator=cpu", "evaluate.nll.samples=2", "logger=none"]
@@ -101,7 +102,7 @@ def train(
         sys.argv = ["train.py", *words]
         sys.addaudithook((blow or Blow()).hook(outputs, note))
         try:
-            os._exit(variata.run.launch.main())
+            os._exit(command.main())
         finally:  # an exception of its own: nothing of this process may be cleaned up
             os._exit(70)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), note.read_text().strip()
@@ -149,7 +150,7 @@ def outcome(run: Path) -> dict[str, Any]:
 
 def kill_and_resume(outputs: Path, temporary: Path, deaths: list[Blow]) -> tuple[list[str], list[str], str]:
     """Kill a run, and its resumed self, then let it end: where it was killed, how far it was, how it went on."""
-    places, phases, how = [], [], "resumed"
+    places, phases, how = list[str](), list[str](), "resumed"
     words = start = [*OPTIONS, f"outputs={outputs}"]
     for death in [*deaths, Blow()]:
         code, place = train(outputs, temporary, words, death)
@@ -202,7 +203,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    variata.run.run.quiet()
+    quiet()
     started = time.monotonic()
     code = main()
     sys.stderr.write(f"{time.monotonic() - started:.0f} s\n")

@@ -20,7 +20,7 @@ from PIL import Image, ImageFilter
 from sklearn.datasets import load_digits
 
 from variata import __version__
-from variata.config.plain import plain
+from variata.config.plain import plain as values_of
 from variata.run import directory
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -63,7 +63,7 @@ def composed(overrides: tuple[str, ...]) -> dict:
     """The configuration a command line means."""
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         config: DictConfig = hydra.compose("config", ["logger=none", *overrides])
-    return plain(config)
+    return values_of(config)
 
 
 def write_run(folder: Path, config: dict, overrides: list[str]) -> None:

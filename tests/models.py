@@ -43,9 +43,9 @@ def resnet(shape, latent=4, channels=(4, 6), blocks=(1, 1)) -> VAE:
     return flat(shape, latent, encoder, decoder, Gaussian, StandardNormal, Bernoulli)
 
 
-def readme_prior() -> type:
-    """The prior that the README adds to `variata.priors`."""
-    text = (ROOT / "README.md").read_text()
+def documented_prior() -> type:
+    """The prior that docs/development.md adds to `variata.priors`."""
+    text = (ROOT / "docs" / "development.md").read_text()
     (code,) = (block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "class StudentT" in block)
     names = {**vars(variata.priors)}
     exec(code, names)

@@ -20,7 +20,6 @@ from PIL import Image
 
 import variata
 from conftest import ROOT, environment, train_command
-from variata.commands.main import main
 from variata.commands.train import clean_start
 from variata.core import VAE
 from variata.errors import Busy, DataError
@@ -559,18 +558,6 @@ def variata_command(*words):
     return subprocess.run(
         [sys.executable, "-c", code, *words], capture_output=True, text=True, env=environment(), cwd=ROOT
     )
-
-
-def test_console_script_lists_its_commands_and_refuses_others():
-    shown, refused = variata_command("--help"), variata_command("trian")
-    assert shown.returncode == 0 and "schedules" in shown.stdout
-    assert refused.returncode == 2 and "schedules" in refused.stderr and not refused.stdout
-
-
-@pytest.mark.parametrize("command", ["schedules", "bench"])
-def test_a_command_is_explained_and_not_run(command, monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["variata", command, "--help"])
-    assert main() == 0 and capsys.readouterr().out.startswith(f"usage: variata {command}")
 
 
 def test_schedules_are_drawn():

@@ -21,8 +21,7 @@ import yaml
 from PIL import Image
 
 from conftest import ROOT
-from variata.commands import compare as command
-from variata.commands import ls
+from variata.commands.main import main
 from variata.compare import figures, keys, page, pictures, tables
 from variata.compare.comparison import compare
 from variata.compare.groups import grouped
@@ -75,8 +74,8 @@ def sweep(root, betas=(0.5, 1, 2), seeds=(1, 2, 3), noise=0.1, **more):
 
 def answer(monkeypatch, capsys, program, *arguments):
     """Exit code, and what is printed, of a command."""
-    monkeypatch.setattr(sys, "argv", ["variata", *map(str, arguments)])
-    code = program.main()
+    monkeypatch.setattr(sys, "argv", ["variata", program, *map(str, arguments)])
+    code = main()
     said = capsys.readouterr()
     return code, said.out, " ".join(said.err.split())
 
@@ -251,7 +250,7 @@ def test_whole_numbers_keep_their_digits(tmp_path, monkeypatch, capsys, seeds):
         make_run(tmp_path / str(seed), f"seed={seed}", seed=seed)
     (group,) = compare(read_below([tmp_path])).groups
     assert len(group.judged) == 2
-    _, out, _ = answer(monkeypatch, capsys, ls, tmp_path)
+    _, out, _ = answer(monkeypatch, capsys, "ls", tmp_path)
     assert all(f"seed={seed} " in out for seed in seeds)
 
 
@@ -263,7 +262,7 @@ def test_a_number_no_float_can_hold_is_a_word(tmp_path):
 
 def test_figures_of_hundreds_of_digits_are_written_short(tmp_path, monkeypatch, capsys):
     make_run(tmp_path / "run", results={"test/nll": 1.5e38, "val/elbo": -1234.5})
-    _, out, _ = answer(monkeypatch, capsys, ls, tmp_path)
+    _, out, _ = answer(monkeypatch, capsys, "ls", tmp_path)
     assert "1.5e+38" in out and "-1,234.50" in out and "0000" not in out
 
 
@@ -480,7 +479,7 @@ def test_a_directory_that_cannot_be_read_is_named_and_left_out(tmp_path, monkeyp
     found = read_below([tmp_path])
     assert len(found.runs) == 4 and [place.path for place in found.left_out] == [broken]
     assert reason in found.left_out[0].reason
-    for program in (command, ls):
+    for program in ("compare", "ls"):
         code, out, err = answer(monkeypatch, capsys, program, tmp_path)
         assert code == 0 and "broken" in out and reason.split()[0] in out and "Traceback" not in err
 
@@ -511,16 +510,16 @@ def test_what_cannot_be_compared_is_answered_in_a_paragraph(tmp_path, monkeypatc
         ([run, "--by", "loss"], "Allowed: val/elbo"),
         ([run, "--html", tmp_path], "is a folder"),
     ):
-        code, out, err = answer(monkeypatch, capsys, command, *arguments)
+        code, out, err = answer(monkeypatch, capsys, "compare", *arguments)
         assert code == 2 and said in err and not out, arguments
     (tmp_path / "empty").mkdir()
-    code, _, err = answer(monkeypatch, capsys, command, tmp_path / "empty")
+    code, _, err = answer(monkeypatch, capsys, "compare", tmp_path / "empty")
     assert code == 2 and "There is no run below" in err
 
 
 def test_only_running_runs_can_be_shown(tmp_path, monkeypatch, capsys):
     make_run(tmp_path / "run", status=None, curve=())
-    code, out, _ = answer(monkeypatch, capsys, command, tmp_path, "--html", tmp_path / "new" / "report.html")
+    code, out, _ = answer(monkeypatch, capsys, "compare", tmp_path, "--html", tmp_path / "new" / "report.html")
     assert code == 0 and "1 running" in out and (tmp_path / "new" / "report.html").is_file()
 
 
@@ -530,7 +529,7 @@ def test_the_csv_has_a_row_per_run_and_markdown_the_same_tables(tmp_path, monkey
         tmp_path / "runs" / "f", "a=[b]|*c*", status="failed", beta__value=2, results={"error": "loss | <b>nan</b>"}
     )
     files = ["--csv", tmp_path / "r.csv", "--markdown", tmp_path / "r.md"]
-    code, out, _ = answer(monkeypatch, capsys, command, tmp_path / "runs", *files)
+    code, out, _ = answer(monkeypatch, capsys, "compare", tmp_path / "runs", *files)
     assert code == 0 and "a=[b]|*c*" in out
     rows = list(csv.DictReader((tmp_path / "r.csv").open()))
     assert len(rows) == 10 and {row["beta.value"] for row in rows} == {"0.5", "1", "2"}
@@ -645,9 +644,9 @@ def test_ls_tells_how_runs_ended(tmp_path, monkeypatch, capsys):
     found = {run.path.name: run.status for run in read_below([tmp_path]).runs}
     assert found.pop("alive") == found.pop("resumed") == found.pop("evaluated") == "running"
     assert found.pop("dead") == "killed" and all(name == status for name, status in found.items())
-    code, out, _ = answer(monkeypatch, capsys, ls, tmp_path, "--status", "failed", "--status", "killed")
+    code, out, _ = answer(monkeypatch, capsys, "ls", tmp_path, "--status", "failed", "--status", "killed")
     assert code == 0 and "dead" in out and "failed" in out and "alive" not in out
-    code, out, _ = answer(monkeypatch, capsys, ls, tmp_path / "failed", "--status", "killed")
+    code, out, _ = answer(monkeypatch, capsys, "ls", tmp_path / "failed", "--status", "killed")
     assert code == 0 and "None of 1 runs is killed" in out
 
 
@@ -673,7 +672,7 @@ def test_an_nll_is_at_most_its_figure_and_marked_where_its_weights_are_few(tmp_p
     assert "† The median image" in page.page(comparison, "")
     assert "lowest test NLL, ≤ 81.00" in tables.headline(compare(read_below([tmp_path]), by="test/nll"))
     for path, marked in ((tmp_path, True), (tmp_path / "2-1", False)):
-        _, out, _ = answer(monkeypatch, capsys, ls, path)
+        _, out, _ = answer(monkeypatch, capsys, "ls", path)
         assert "≤ 82.00 " in out and ("≤ 81.00†" in out) is marked and ("† The median" in out) is marked
 
 
@@ -683,7 +682,7 @@ def test_ls_reads_the_curve_only_of_runs_whose_results_lack_the_best_of_it(tmp_p
     make_run(tmp_path / "done", results={"val/elbo": -81.0})
     make_run(tmp_path / "running", status=None)
     make_run(tmp_path / "failed", status="failed")
-    _, out, _ = answer(monkeypatch, capsys, ls, tmp_path)
+    _, out, _ = answer(monkeypatch, capsys, "ls", tmp_path)
     assert sorted(opened) == ["failed", "running"] and out.count("-90.00") == 2 and "-81.00" in out
     opened.clear()
     assert all(run.curve for run in read_below([tmp_path]).runs) and len(opened) == 3
@@ -693,7 +692,7 @@ def test_ls_names_data_and_model_and_has_the_newest_last(tmp_path, monkeypatch, 
     folder = tmp_path / "binary_mnist-mlp_vae"
     make_run(folder / "2026-02-01_10-00-00-abcdef", "beta.value=2", results={"test/nll": 81.234})
     make_run(folder / "2025-02-01_10-00-00-abcdef", "data=digits", "model.latent=3")
-    code, out, _ = answer(monkeypatch, capsys, ls, tmp_path)
+    code, out, _ = answer(monkeypatch, capsys, "ls", tmp_path)
     first, second = (line for line in out.splitlines() if "finished" in line)
     assert code == 0 and "2025-02-01 10:00" in first and "digits" in first and "mlp_vae" in first
     assert "2026-02-01 10:00" in second and "81.23" in second and "binary_mnist" in second and "beta.value=2" in second

@@ -19,9 +19,9 @@ import variata
 import variata.priors
 from attacks import ELSEWHERE, METHOD, NESTED, ODD, PAYLOADS, PLAIN
 from conftest import ROOT
-from models import readme_prior
-from variata.commands import attributes, evaluate, quality
-from variata.commands import pictures as toolbox
+from models import documented_prior
+from variata.commands.main import run as run_command
+from variata.commands.pictures import COMMANDS
 from variata.commands.train import run_dir
 from variata.config.plain import plain
 from variata.config.schema import checked
@@ -206,21 +206,18 @@ def read(command, run, out, monkeypatch):
     monkeypatch.setattr(Quality, "__call__", lambda *args: Findings(figures))
     if command == "load":
         variata.load(run)
-    elif command == "quality":
-        quality.quality(quality.parser().parse_args([str(run), "--device", "cpu"]))
-    elif command == "evaluate":
-        words = ["evaluate=[nll]", "evaluate.nll.samples=1", "--device", "cpu"]
-        evaluate.evaluate(evaluate.parser().parse_intermixed_args([str(run), *words]))
-    elif command == "attributes":
-        words = ["--device", "cpu", "--attribute", "x", "--out", str(out)]
-        attributes.attributes(attributes.parser().parse_args([str(run), *words]))
     else:
-        more = ["--sampler", "gmm"] if command == "sample" else []
-        words = [str(run), "--device", "cpu", "--images", "2", "--out", str(out), *more]
-        toolbox.execute(command, toolbox.parser(command).parse_args(words))
+        words = MORE.get(command, ["--images", "2", "--out", str(out)])
+        run_command(command, [str(run), "--device", "cpu", *(word.format(out=out) for word in words)])
 
 
-READERS = ["load", "quality", "evaluate", "attributes", *toolbox.COMMANDS]
+MORE = {  # words of readers
+    "quality": [],
+    "evaluate": ["evaluate=[nll]", "evaluate.nll.samples=1"],
+    "attributes": ["--attribute", "x", "--out", "{out}"],
+    "sample": ["--sampler", "gmm", "--images", "2", "--out", "{out}"],
+}
+READERS = ["load", "quality", "evaluate", "attributes", *COMMANDS]
 POISON = {
     "model": ("model", METHOD),
     "encoder": ("model.encoder", {**METHOD, "_partial_": True}),
@@ -335,7 +332,7 @@ def test_callbacks_of_lightnings_that_work_here_pass(tmp_path):
 
 
 def test_a_new_prior_needs_no_word_here(monkeypatch):
-    monkeypatch.setattr(variata.priors, "StudentT", readme_prior(), raising=False)
+    monkeypatch.setattr(variata.priors, "StudentT", documented_prior(), raising=False)
     check({"_target_": "variata.priors.StudentT", "_partial_": True, "freedom": 3.0}, "prior")
     check(changed(CONFIG["model"], "prior", {"_target_": "variata.priors.StudentT", "_partial_": True}), "model")
     with pytest.raises(ConfigError, match=r"prior\.fredom is no option of .*Did you mean freedom"):

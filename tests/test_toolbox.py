@@ -9,8 +9,7 @@ from PIL import Image
 from torch import nn
 
 from models import Returns
-from variata.commands import attributes
-from variata.commands import pictures as toolbox
+from variata.commands.main import main
 from variata.core import VAE, Concat, Rung
 from variata.distributions import normal
 from variata.errors import ConfigError, RunError
@@ -83,8 +82,8 @@ def test_commands_draw_a_trained_run(train, monkeypatch, capsys):
     answer = train("data=digits", "model=mlp_vae", "trainer.max_steps=30", "logger=none", "evaluate.nll.samples=2")
 
     def command(name, *arguments):
-        monkeypatch.setattr(sys, "argv", ["variata", str(answer.run), *arguments])
-        return toolbox.main(name)
+        monkeypatch.setattr(sys, "argv", ["variata", name, str(answer.run), *arguments])
+        return main()
 
     for name in ("reconstruct", "interpolate", "traverse", "sample"):
         assert command(name, "--images", "6") == 0
@@ -93,8 +92,7 @@ def test_commands_draw_a_trained_run(train, monkeypatch, capsys):
     assert {"reconstruct_test.png", "interpolate_test.gif", "traverse_test.png", "sample_prior.png"} <= drawn
     assert (answer.run / "gmm" / "sample_gmm.png").is_file()
     assert str(answer.run / "images" / "traverse_test.gif") in capsys.readouterr().out
-    monkeypatch.setattr(sys, "argv", ["variata", str(answer.run), "--attribute", "Smiling"])
-    assert attributes.main() == 2
+    assert command("attributes", "--attribute", "Smiling") == 2
     assert "attributes" in capsys.readouterr().err
     for wrong in (["--seed", str(2**40)], ["--temperature", "nan"]):
         assert command("sample", *wrong) == 2
@@ -117,15 +115,15 @@ def test_attributes_are_applied_and_judged(train, faces, monkeypatch, capsys):
     assert (answer.run / "images" / "attribute_Odd.png").is_file()
     monkeypatch.setenv("VARIATA_CACHE", f"{faces}/cache")
     arguments = ["--attribute", "Odd", "--images", "2", "--strengths", "-1", "2"]
-    monkeypatch.setattr(sys, "argv", ["variata", str(answer.run), *arguments])
-    assert attributes.main() == 0
+    monkeypatch.setattr(sys, "argv", ["variata", "attributes", str(answer.run), *arguments])
+    assert main() == 0
     assert "Odd: 4 of 8 training images" in capsys.readouterr().out
     found = json.loads((answer.run / "attributes.json").read_text())["Odd"]
     assert len(found["mean"]["vector"]) == 64 and list(found["mean"]["each"]) == ["Late"]
     assert Image.open(answer.run / "images" / "attribute_Odd_probe.png").size == (2 * 34, 2 * 34 + pictures.HEAD)
-    monkeypatch.setattr(sys, "argv", ["variata", str(answer.run), "--attribute", "Even"])
-    assert attributes.main() == 2
-    assert "There is no attribute Even in this data. There are: Odd, Late." in " ".join(capsys.readouterr().err.split())
+    monkeypatch.setattr(sys, "argv", ["variata", "attributes", str(answer.run), "--attribute", "Even"])
+    assert main() == 2
+    assert "There is no attribute Even in this data. Allowed: Odd, Late." in " ".join(capsys.readouterr().err.split())
     config = answer.run / "config.yaml"
     config.write_text(config.read_text().replace("latent: 64", "latent: 63"))
     with pytest.raises(RunError, match="holds another model"):

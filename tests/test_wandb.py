@@ -184,7 +184,7 @@ def test_what_means_nothing_to_wandbs_agents_is_refused(words, said):
 
 
 def test_a_sweep_is_printed_without_torch():
-    code = "import sys; from variata.commands.wandb_sweep import main; sys.argv[1:] = ['optuna']; main(); "
+    code = "import sys; from variata.commands.main import main; sys.argv[1:] = ['wandb-sweep', 'optuna']; main(); "
     code += "sys.exit('torch' in sys.modules)"
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment(), cwd=ROOT).returncode == 0

@@ -1,45 +1,31 @@
-"""Directions of attributes in the latent space of a run."""
+"""`variata attributes RUN --attribute NAME`: directions such as Smiling, applied to images and judged by probes."""
 
 from argparse import ArgumentParser, Namespace
-from pathlib import Path
 
-from variata.commands import evaluate
-from variata.errors import ConfigError
-from variata.run.guard import guarded
-
-STRENGTHS = [-2.0, -1.0, 0.0, 1.0, 2.0, 3.0]
-
-
-def main() -> int:
-    """`variata attributes RUN --attribute NAME`: `variata evaluate RUN evaluate=[attributes]`, with its own options."""
-    options = parser().parse_args()
-    return guarded(lambda: attributes(options))
+from variata.commands.arguments import command, number, of_pictures
+from variata.commands.evaluate import judged
 
 
 def parser() -> ArgumentParser:
-    """The options of the command."""
-    what = "Attributes' directions, applied to held-out images and judged by linear probes."
-    parser = ArgumentParser("variata attributes", description=what)
+    """The arguments of the command."""
+    parser = command(__doc__, of_pictures(8))
     add = parser.add_argument
-    add("run", type=Path, metavar="RUN", help="run directory, outputs/<data>-<model>/<run>")
-    add("--attribute", action="append", required=True, metavar="NAME", help="such as Smiling; may be repeated")
-    add("--strengths", type=float, nargs="+", default=STRENGTHS, help="of the edits (%(default)s)")
-    add("--limit", type=int, default=20_000, help="training images the directions are computed from (%(default)s)")
-    add("--images", type=int, default=8, help="images or rows shown (%(default)s)")
-    add("--split", choices=("val", "test"), default="test", help="of the images shown (%(default)s)")
-    add("--seed", type=int, default=0, help="of everything drawn (%(default)s)")
-    add("--out", type=Path, help="folder of pictures and attributes.json; if not given, RUN/images and RUN")
-    evaluate.add_places(parser)
+    add(
+        "--attribute",
+        action="append",
+        required=True,
+        metavar="NAME",
+        help="such as Smiling; may be given several times",
+    )
+    strengths = [-2.0, -1.0, 0.0, 1.0, 2.0, 3.0]
+    add("--strengths", type=float, nargs="+", default=strengths, metavar="S", help="of the edits (%(default)s)")
+    limit = "training images the directions are computed from (%(default)s)"
+    add("--limit", type=number(2, 10**9), default=20_000, metavar="N", help=limit)
     return parser
 
 
-def attributes(options: Namespace) -> None:
-    """Refuse what is out of range, judge."""
-    if options.images < 1 or options.limit < 2 or not 0 <= options.seed < 2**32:
-        raise ConfigError(
-            "--images is at least 1, --limit at least 2 and --seed a number from 0 to 2^32 - 1, "
-            f"got {options.images}, {options.limit} and {options.seed}."
-        )
+def run(options: Namespace) -> None:
+    """Judge, and say where the pictures are: `variata evaluate RUN evaluate=[attributes]`, with options of its own."""
     values = {name: getattr(options, name) for name in ("strengths", "limit", "images", "split", "seed")}
     values["names"] = options.attribute
-    evaluate.run(options, ["evaluate=[attributes]"], {"attributes": values}, out=options.out)
+    judged(options, ["evaluate=[attributes]"], {"attributes": values}, out=options.out)

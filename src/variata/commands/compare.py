@@ -1,8 +1,11 @@
-"""Compare runs: what differs, which is better and by how much, and what it depends on."""
+"""`variata compare PATH ...`: runs side by side, with intervals over seeds, and what their figures depend on.
 
-import argparse
+Figures are given by configuration; a random forest tells which options explain them.
+"""
+
 import shlex
 import sys
+from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
@@ -12,27 +15,20 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
+from variata.commands.arguments import command
 from variata.compare import tables
 from variata.compare.comparison import Comparison, compare
 from variata.errors import ConfigError
 from variata.metrics import DEFAULT, METRICS
-from variata.run.guard import guarded
 from variata.run.reader import read_below
 
 LEAST = 20  # characters of a column that are not broken, where it has them
 PIPED = 1000  # columns, where the output is no terminal: lines stay whole
 
 
-def main() -> int:
-    """`variata compare PATH ...`: prints tables and writes reports."""
-    options = parser().parse_args()
-    return guarded(lambda: report(options))
-
-
-def parser() -> argparse.ArgumentParser:
-    """The options of the command."""
-    what = "Compare runs: figures by configuration with intervals over seeds, and which options explain them."
-    parser = argparse.ArgumentParser("variata compare", description=what)
+def parser() -> ArgumentParser:
+    """The arguments of the command."""
+    parser = command(__doc__)
     add = parser.add_argument
     add("path", nargs="+", type=Path, metavar="PATH", help="run directories, sweeps, or any folder above them")
     add(
@@ -50,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def report(options: argparse.Namespace) -> None:
+def run(options: Namespace) -> None:
     """Read, compare, print, write."""
     refuse_folders(options)
     comparison = compare(read_below(options.path), options.group_by, options.by)
@@ -60,7 +56,7 @@ def report(options: argparse.Namespace) -> None:
         console().print(str(path), soft_wrap=True)
 
 
-def refuse_folders(options: argparse.Namespace) -> None:
+def refuse_folders(options: Namespace) -> None:
     """Name a report that cannot be written before anything is read."""
     for name in ("html", "markdown", "csv"):
         path = getattr(options, name)
@@ -68,7 +64,7 @@ def refuse_folders(options: argparse.Namespace) -> None:
             raise ConfigError(f"--{name} {path} is a folder. Give the name of a file in it, like {path}/report.{name}.")
 
 
-def reports(options: argparse.Namespace, comparison: Comparison) -> Iterable[tuple[Path, str]]:
+def reports(options: Namespace, comparison: Comparison) -> Iterable[tuple[Path, str]]:
     """The files asked for."""
     if options.markdown:
         yield options.markdown, tables.markdown(comparison)

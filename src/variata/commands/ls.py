@@ -1,7 +1,7 @@
-"""List runs: how they ended, what was asked for, and their figures."""
+"""`variata ls [PATH ...]`: list runs, newest last: how they ended, what was asked for, and their figures."""
 
-import argparse
 import re
+from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -9,17 +9,17 @@ from pathlib import Path
 from rich import box
 from rich.table import Table
 
+from variata.commands.arguments import command
 from variata.commands.compare import console
 from variata.formatting import brief, text, visible
 from variata.metrics import LOOSE, METRICS
-from variata.run.guard import guarded
 from variata.run.reader import QUIET, LeftOut, Run, read_below
 
 STATUSES = ("finished", "failed", "interrupted", "pruned", "running", "killed")
 STYLES = {"failed": "red", "killed": "red", "interrupted": "yellow", "pruned": "yellow", "running": "cyan"}
 DATED = re.compile(r"\d{4}-\d\d-\d\d_")  # name of a run that is no job of a sweep
 SHOWN = ("val/elbo", "test/nll", "train/minutes")
-HELP = f"""
+HELP = f"""\
 A run without results.json is running or was killed. It counts as running where config.yaml, metrics.csv, train.log or
 checkpoints/last.ckpt, which training writes every checkpoint_every seconds, was written in the last {QUIET // 60}
 minutes (or five times checkpoint_every, if that is longer); a longer silence, as in a very long evaluation, counts as
@@ -27,22 +27,16 @@ killed. An interrupted or failed run whose config.yaml is newer than its results
 """
 
 
-def main() -> int:
-    """`variata ls PATH ...`: prints a table, newest last."""
-    options = parser().parse_args()
-    return guarded(lambda: show(options))
-
-
-def parser() -> argparse.ArgumentParser:
-    """The options of the command."""
-    parser = argparse.ArgumentParser("variata ls", description="List runs, newest last.", epilog=HELP)
+def parser() -> ArgumentParser:
+    """The arguments of the command."""
+    parser = command(__doc__, epilog=HELP)
     add = parser.add_argument
     add("path", nargs="*", type=Path, default=[Path("outputs")], metavar="PATH", help="run, sweep or folder (outputs)")
     add("--status", action="append", choices=STATUSES, help="show only these; may be given several times")
     return parser
 
 
-def show(options: argparse.Namespace) -> None:
+def run(options: Namespace) -> None:
     """Read and print."""
     found = read_below(options.path, curves=False)
     runs = [run for run in found.runs if not options.status or run.status in options.status]

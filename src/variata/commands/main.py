@@ -1,67 +1,63 @@
-"""The console script `variata`."""
+"""The console script `variata`: finds a command, reads its arguments, runs it.
 
-import sys
+A command is a module of this package whose docstring begins with how it is called and what it does,
 
-HELP = """usage: variata COMMAND ...
+    `variata NAME ...`: what it does.
 
-commands:
-  train        train and test a model; the same as python train.py (variata train --help lists the options)
-  reconstruct  images and their reconstructions: variata reconstruct RUN
-  sample       new images: variata sample RUN --temperature 0.8
-  interpolate  from one image to another, PNG and GIF
-  traverse     one image moved along single latent dimensions, PNG and GIF
-  attributes   directions such as Smiling, applied and judged: variata attributes RUN --attribute Smiling
-  evaluate     judge a run by any evaluation: variata evaluate RUN evaluate=[nll] evaluate.nll.samples=5000
-  quality      judge the pictures of a run: FID, KID, MS-SSIM, PSNR (variata quality --help)
-  compare      runs side by side, with intervals over seeds: variata compare outputs --html report.html
-  ls           list runs, how they ended and their figures: variata ls outputs
-  wandb-sweep  a file of conf/sweep for W&B's agents: variata wandb-sweep optuna data=digits > sweep.yaml
-  wandb-workspace  save a W&B workspace that compares the runs of a group: variata wandb-workspace GROUP
-  schedules    draw beta and the learning rate over training: variata schedules beta=cyclical
+and which has `parser()`, that reads its arguments, and `run(options)`, that does it. What takes seconds to import is
+imported by `run`: a wrong argument does not wait for it.
 """
 
-OPTIONLESS = {  # commands that do not read options by themselves
-    "schedules": """usage: variata schedules [KEY=VALUE ...]
+import re
+import sys
+from importlib import import_module
+from pathlib import Path
 
-Draw beta and the learning rate over training, as train.py would take them with the same words:
-variata schedules beta=cyclical beta.cycles=8 scheduler=warmup
-""",
-}
+from variata import commands as package
+from variata.messages import did_you_mean, say
+
+DOC = re.compile(r'"""`variata (\S+)[^`]*`: (.+?)\.?(?:"""|$)', re.MULTILINE)
 
 
 def main() -> int:
-    """Hand the rest of the command line to the command."""
-    command, sys.argv[1:] = (sys.argv[1] if len(sys.argv) > 1 else "--help"), sys.argv[2:]
-    if command in OPTIONLESS and {"-h", "--help"} & set(sys.argv[1:]):
-        sys.stdout.write(OPTIONLESS[command])
+    """`variata NAME ...`; returns the exit code."""
+    name, sys.argv[1:] = (sys.argv[1] if len(sys.argv) > 1 else "--help"), sys.argv[2:]
+    known = commands()
+    if name in ("-h", "--help"):
+        sys.stdout.write(usage(known))
         return 0
-    if command == "train":
-        from variata.commands.train import main as run
-    elif command in ("reconstruct", "sample", "interpolate", "traverse"):
-        from variata.commands.pictures import main as toolbox
+    if name not in known:
+        say(f"{name} is no command. {did_you_mean(name, known)} See `variata --help`.")
+        return 2
+    if name == "train":  # Hydra reads its words, and explains them
+        from variata.commands.train import main as train
 
-        return toolbox(command)
-    elif command == "schedules":
-        from variata.commands.schedules import main as run
-    elif command == "evaluate":
-        from variata.commands.evaluate import main as run
-    elif command == "attributes":
-        from variata.commands.attributes import main as run
-    elif command == "quality":
-        from variata.commands.quality import main as run
-    elif command == "compare":
-        from variata.commands.compare import main as run
-    elif command == "ls":
-        from variata.commands.ls import main as run
-    elif command == "wandb-sweep":
-        from variata.commands.wandb_sweep import main as run
-    elif command == "wandb-workspace":
-        from variata.commands.wandb_workspace import main as run
-    else:
-        known = command in ("-h", "--help")
-        (sys.stdout if known else sys.stderr).write(HELP)
-        return 0 if known else 2
-    return run()
+        return train()
+    from variata.run.guard import guarded
+
+    return guarded(lambda: run(name, sys.argv[1:]))
+
+
+def commands() -> dict[str, str]:
+    """What each command does, by its name."""
+    files = sorted(path for folder in package.__path__ for path in Path(folder).glob("*.py"))
+    texts = (path.read_text(encoding="utf-8") for path in files)
+    return {found[1]: found[2] for text in texts if (found := DOC.match(text))}
+
+
+def usage(known: dict[str, str]) -> str:
+    """All commands, a line for each."""
+    width = max(map(len, known))
+    lines = [f"  {name:{width}}  {what}" for name, what in known.items()]
+    return "\n".join(["usage: variata COMMAND ...", "", *lines, "", "`variata COMMAND --help` says more of one.", ""])
+
+
+def run(name: str, words: list[str]) -> None:
+    """Do what a command is for, with the words given to it."""
+    from variata.commands.arguments import read
+
+    command = import_module(f"variata.commands.{name.replace('-', '_')}")
+    command.run(read(command.parser(), words))
 
 
 if __name__ == "__main__":

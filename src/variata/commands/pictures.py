@@ -1,6 +1,6 @@
 """What a trained model can do, as pictures: reconstruct, sample, interpolate, traverse."""
 
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,27 +18,11 @@ from variata.evaluation.pictures import grid, save, save_moving
 from variata.evaluation.quality import require_pictures
 from variata.evaluation.samplers import MixtureSampler, PriorSampler, Sampler, training_codes
 from variata.run import directory, loading
-from variata.run.guard import guarded
 from variata.run.loading import device
-
-MANY = 10**6
-RANGES = {  # of arguments
-    **{"images": (1, MANY), "dimensions": (1, MANY), "steps": (2, MANY)},
-    **{"temperature": (0, 100), "seed": (0, 2**32 - 1)},
-}
-
-
-def main(command: str) -> int:
-    """`variata <command> RUN`; returns the exit code."""
-    arguments = parser(command).parse_args()
-    return guarded(lambda: execute(command, arguments))
 
 
 def execute(command: str, arguments: Namespace) -> None:
     """Load the run, draw, and say where the pictures are."""
-    for name, (least, most) in RANGES.items():
-        if not least <= (value := getattr(arguments, name, least)) <= most:
-            raise ConfigError(f"--{name} is a number from {least} to {most}, got {value}.")
     if arguments.out is None:
         directory.require_own(arguments.run, ["images"])
     vae = loading.load(arguments.run).to(device(arguments.device))
@@ -126,44 +110,3 @@ COMMANDS: dict[str, Callable[[VAE, Namespace], list[Path]]] = {
     "interpolate": interpolate,
     "traverse": traverse,
 }
-
-
-def parser(command: str) -> ArgumentParser:
-    """The arguments of a command."""
-    result = ArgumentParser(f"variata {command}", description=COMMANDS[command].__doc__)
-    add = result.add_argument
-    add("run", type=Path, metavar="RUN", help="run directory, outputs/<data>-<model>/<run>")
-    add(
-        "--images",
-        type=int,
-        default=64 if command in ("sample", "reconstruct") else 8,
-        help="images or rows shown (%(default)s)",
-    )
-    add("--seed", type=int, default=0, help="of everything drawn (%(default)s)")
-    add("--device", choices=("cpu", "cuda"), help="(cuda where there is one)")
-    add("--out", type=Path, help="folder of the pictures; RUN/images if not given")
-    add("--data-root", help="where the data is now, if it moved")
-    add("--data-cache", help="folder of packed images, if it is not VARIATA_CACHE")
-    if command != "sample":
-        add("--split", choices=("val", "test"), default="test", help="of the images shown (%(default)s)")
-    if command == "reconstruct":
-        add("--alone", action="store_true", help="leave the originals out")
-    if command == "sample":
-        add(
-            "--temperature",
-            type=float,
-            default=1.0,
-            help="factor of the standard deviations of the prior or of a mixture's components (%(default)s)",
-        )
-        add(
-            "--sampler",
-            choices=("prior", "gmm"),
-            default="prior",
-            help="gmm: a mixture fitted to codes (%(default)s)",
-        )
-    if command in ("interpolate", "traverse"):
-        add("--steps", type=int, default=pictures.STEPS, help="pictures in a row (%(default)s)")
-    if command == "traverse":
-        add("--dimensions", type=int, default=8, help="rows, those that carry most (%(default)s)")
-        add("--index", type=int, default=0, help="number of the image whose code is moved (%(default)s)")
-    return result

@@ -1,40 +1,50 @@
-"""Draw beta and the learning rate over training, in the terminal."""
+"""`variata schedules [KEY=VALUE ...]`: draw beta and the learning rate over training, in the terminal.
 
-import sys
+They are drawn as train.py would take them with the same words:
 
-import hydra
-from rich.console import Console
+  variata schedules beta=cyclical beta.cycles=8 scheduler=warmup
+"""
 
-from variata.config.compose import CONF
+from argparse import ArgumentParser, Namespace
+
+from variata.commands.arguments import command
 from variata.errors import UserError
-from variata.run.guard import guarded
 
 COLUMNS, ROWS = 64, 10
 
 
-def main() -> int:
-    """`variata schedules beta=cyclical scheduler=cosine`: the curves those options mean."""
-    return guarded(draw)
+def parser() -> ArgumentParser:
+    """The arguments of the command."""
+    parser = command(__doc__)
+    parser.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE", help="words of python train.py")
+    return parser
 
 
-def draw() -> None:
+def run(options: Namespace) -> None:
     """Compose the configuration and print both curves."""
-    with hydra.initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
-        config = hydra.compose("config", sys.argv[1:])
+    import hydra
+    from rich.console import Console
+
+    from variata.config.compose import CONF
     from variata.config.plain import plain
+
+    with hydra.initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
+        config = plain(hydra.compose("config", options.overrides))
+    if config["trainer"]["max_epochs"] in (None, -1):
+        raise UserError("The curves are drawn over epochs: set trainer.max_epochs.")
+    for part, scale in (("beta", 1.0), ("scheduler", config["optimizer"]["lr"])):
+        title = f"{'learning rate' if part == 'scheduler' else part}, {config['trainer']['max_epochs']} epochs"
+        Console().print(f"\n{title}\n{curve(values(config, part, scale))}")
+
+
+def values(config: dict, part: str, scale: float) -> list[float]:
+    """What a schedule says at each column; spans given in updates are read as hundredths of an epoch."""
     from variata.config.targets import build, check
     from variata.schedules import Progress
 
-    options = plain(config)
-    epochs = options["trainer"]["max_epochs"]
-    if epochs in (None, -1):
-        raise UserError("The curves are drawn over epochs: set trainer.max_epochs.")
-    for part, scale in (("beta", 1.0), ("scheduler", options["optimizer"]["lr"])):
-        check(options[part], part)
-        schedule = build(options[part], part)
-        total = epochs * 100  # updates; spans given in updates are read as hundredths of an epoch
-        values = [scale * schedule(Progress(i * total // COLUMNS, total, 100)) for i in range(COLUMNS + 1)]
-        Console().print(f"\n{'learning rate' if part == 'scheduler' else part}, {epochs} epochs\n{curve(values)}")
+    check(config[part], part)
+    schedule, total = build(config[part], part), config["trainer"]["max_epochs"] * 100
+    return [scale * schedule(Progress(i * total // COLUMNS, total, 100)) for i in range(COLUMNS + 1)]
 
 
 def curve(values: list[float]) -> str:

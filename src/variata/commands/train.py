@@ -1,4 +1,7 @@
-"""Train a model: compose, check, launch. What goes wrong is one paragraph and an exit code."""
+"""`variata train ...`: train and test a model, the same as python train.py.
+
+Compose, check, launch. What goes wrong is one paragraph and an exit code.
+"""
 
 import logging
 import os

@@ -1,36 +1,41 @@
-"""A sweep for W&B's agents, printed as YAML."""
+"""`variata wandb-sweep NAME [OVERRIDE ...]`: print a file of conf/sweep as the YAML of a sweep for W&B's agents.
+
+Overrides change it: seed=1,2 varies a key, data=digits fixes one, sweep.sampler=random, sweep.trials=50 and so on say
+how to search.
+
+  variata wandb-sweep optuna data=digits > sweep.yaml
+  wandb sweep sweep.yaml          # creates the sweep and prints what its agents are started with
+"""
 
 import sys
+from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 
+from variata.commands.arguments import command
 from variata.config.compose import CONF
 from variata.errors import ConfigError
 from variata.messages import did_you_mean
-from variata.run.guard import guarded
 from variata.sweeps import wandb_yaml
 from variata.sweeps.options import Options, options
 from variata.sweeps.space import Space, read, written, written_out
 
-HELP = """usage: variata wandb-sweep NAME [OVERRIDE ...]
-
-prints conf/sweep/NAME.yaml as the YAML of a W&B sweep. Overrides change it: seed=1,2 varies a key, data=digits fixes
-one, sweep.sampler=random, sweep.trials=50 and so on say how to search.
-
-  variata wandb-sweep optuna data=digits > sweep.yaml
-  wandb sweep sweep.yaml          # creates the sweep and prints what its agents are started with
-"""
 HERE = ("jobs", "resume", "sweep.resume", "sweep.report")  # keys that mean something on this machine alone
 
 
-def main() -> int:
-    """`variata wandb-sweep optuna data=digits > sweep.yaml`."""
-    if not sys.argv[1:] or sys.argv[1] in ("-h", "--help"):
-        (sys.stdout if sys.argv[1:] else sys.stderr).write(HELP)
-        return 0 if sys.argv[1:] else 2
-    return guarded(lambda: sys.stdout.write(convert(sys.argv[1], sys.argv[2:])))
+def parser() -> ArgumentParser:
+    """The arguments of the command."""
+    parser = command(__doc__)
+    parser.add_argument("name", metavar="NAME", help="of a file in conf/sweep")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="OVERRIDE", help="words of python train.py -m")
+    return parser
+
+
+def run(options: Namespace) -> None:
+    """Print the YAML."""
+    sys.stdout.write(convert(options.name, options.overrides))
 
 
 def convert(name: str, words: Sequence[str]) -> str:
@@ -65,9 +70,7 @@ def tried(chosen: Options, words: Sequence[str]) -> Space:
 def require_sendable(words: Sequence[str]) -> None:
     """Refuse words that say how a command on this machine runs its jobs: an agent's command runs a single one."""
     for word in words:
-        if key(word) in ("jobs", "sweep.resume", "sweep.report", "resume") or key(word).startswith(
-            ("hydra.", "hydra/")
-        ):
+        if key(word) in HERE or key(word).startswith(("hydra.", "hydra/")):
             raise ConfigError(f"{word} is for python train.py; W&B's agents run one job at a time, anew. Leave it out.")
 
 

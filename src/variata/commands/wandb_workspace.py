@@ -1,28 +1,24 @@
-"""A W&B workspace for the runs of a group, saved where the user is logged in."""
+"""`variata wandb-workspace GROUP`: save a W&B workspace that compares the runs of a group, where you are logged in.
 
-import argparse
+It shows curves, rate and distortion, settings and pictures; its address is printed.
+"""
+
 import sys
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 import yaml
 
+from variata.commands.arguments import command
 from variata.config.compose import CONF
 from variata.errors import RunError
-from variata.run.guard import guarded
 
 KEYS = "beta.value,optimizer.lr,model.latent,seed"
 
 
-def main() -> int:
-    """`variata wandb-workspace GROUP`: saves the workspace and prints its address."""
-    options = parser().parse_args()
-    return guarded(lambda: save(options))
-
-
-def parser() -> argparse.ArgumentParser:
-    """The options of the command."""
-    what = "Save a W&B workspace that compares the runs of a group: curves, rate and distortion, settings, pictures."
-    parser = argparse.ArgumentParser("variata wandb-workspace", description=what)
+def parser() -> ArgumentParser:
+    """The arguments of the command."""
+    parser = command(__doc__)
     add = parser.add_argument
     add("group", metavar="GROUP", help="a multirun's folder name, outputs/multirun/<GROUP>, or the id of a W&B sweep")
     add("--project", help="of the runs (that of conf/logger/wandb.yaml)")
@@ -31,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def save(options: argparse.Namespace) -> None:
+def run(options: Namespace) -> None:
     """Build the workspace and save it, if the user is logged in.
 
     Raises:
