@@ -92,7 +92,8 @@ def keep(run: Path, later: dict[str, Any]) -> None:
     with alone(run, PATIENCE, written=WRITTEN):
         if not (known := directory.outcome(run).results):
             say(
-                f"{run / 'results.json'} is not there, or damaged: the run has not ended, and what was found is shown here alone."
+                f"{run / 'results.json'} is not there, or damaged: the run has not ended, and what was found is shown "
+                "here alone."
             )
             return
         directory.write_results(run, merged(known, later))
