@@ -5,13 +5,18 @@ import torch
 from PIL import Image
 from torch import nn
 from torch.distributions import Distribution
+from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
 from models import Returns, small
 from variata.core import VAE, Concat, Rung
+from variata.data.module import ImageDataModule
+from variata.data.pixels import dequantise
 from variata.distributions import mixture, normal
 from variata.evaluation import pictures
 from variata.evaluation.codes import code
 from variata.evaluation.pictures import grid, pairs
+from variata.evaluation.samplers import MixtureSampler, PriorSampler, training_codes
+from variata.training.callbacks import Pictures
 
 
 def test_grid_keeps_pixels_and_order():
@@ -149,3 +154,97 @@ def test_labels_of_steps_are_over_the_still_and_on_the_frames(tmp_path):
 
 def test_grey_pictures_are_grey(tmp_path):
     assert Image.open(pictures.save(pictures.grid(torch.rand(2, 1, 3, 3), 2), tmp_path / "x.png")).mode == "L"
+
+
+# --- a ladder of feature maps -----------------------------------------------------------------------------------------
+
+
+class Raise(nn.Module):
+    """Merges z [N, C, H, W] into a state of half its size."""
+
+    def forward(self, state, z):
+        return torch.cat([interpolate(state, size=z.shape[2:]), z], 1)
+
+
+def ladder() -> VAE:
+    """Two rungs of maps, [3, 2, 2] above [2, 4, 4]: the lower prior lies around the state above, [N, 1 + 3, 2, 2]."""
+    scale = torch.tensor([0.5, 0.1, 1.0]).view(3, 1, 1)  # of the upper posterior: its channel 1 tells most
+    upper = Rung(
+        Returns(lambda h: normal(h, scale.expand_as(h))),
+        Returns(lambda state: normal(torch.zeros(len(state), 3, 2, 2), torch.ones(len(state), 3, 2, 2))),
+        Raise(),
+    )
+    wide = torch.full((1, 2, 4, 4), 2.0)
+    around = Returns(lambda state: normal(mean := interpolate(state, size=(4, 4))[:, 1:3], wide.expand_as(mean)))
+    lower = Rung(Returns(lambda h: normal(h, torch.full_like(h, 0.05))), around, Raise())
+    encoder = Returns(lambda x: [adaptive_avg_pool2d(x, 2).expand(-1, 3, -1, -1), torch.cat([x, -x], 1)])
+    decoder = nn.Conv2d(1 + 3 + 2, 1, 3, padding=1)
+    shown = Returns(lambda y: normal(y.sigmoid(), torch.ones_like(y)))
+    return VAE(encoder, [upper, lower], decoder, shown, (1, 2, 2))
+
+
+def test_an_interpolation_of_a_ladder_ends_at_the_reconstructions_of_the_codes_of_all_rungs():
+    vae, x = ladder(), torch.rand(6, 1, 4, 4)
+    path, ends = pictures.interpolation(vae, x, steps=5), vae.decode(*vae.codes(x)).mean
+    assert path.shape == (3, 5, 1, 4, 4)
+    assert torch.allclose(path[:, 0], ends[:3]) and torch.allclose(path[:, -1], ends[3:], atol=1e-6)
+    between = vae.decode(*((z[:3] + z[3:]) / 2 for z in vae.codes(x))).mean
+    assert torch.allclose(path[:, 2], between, atol=1e-6)
+
+
+def test_a_traversal_of_a_ladder_moves_channels_of_any_rung_and_says_which():
+    vae, x = ladder(), torch.rand(50, 1, 4, 4)
+    moved = pictures.traversal(vae, x, dimensions=5, steps=3)
+    assert sorted(zip(moved.rungs, moved.dimensions, strict=True)) == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1)]
+    assert moved.images.shape == (5, 3, 1, 4, 4) and moved.values.shape == (5, 3)
+    assert "1.0" in moved.names and all(name in moved.caption for name in moved.names)
+    kl = [latent.kl_per_dim.mean(0).sum((1, 2)) for latent in vae.encode(x)]
+    torch.testing.assert_close(
+        moved.scores,
+        torch.cat(kl)[[3 * r + c for r, c in zip(moved.rungs, moved.dimensions, strict=True)]],
+        rtol=0.2,
+        atol=0.5,
+    )
+    assert moved.scores.diff().max() <= 0
+    for row, (rung, channel) in enumerate(zip(moved.rungs, moved.dimensions, strict=True)):
+        z = [own[:1].clone() for own in vae.codes(x)]
+        mean = (
+            torch.zeros(2, 2) if rung == 0 else interpolate(z[0], size=(4, 4))[0, channel]
+        )  # of the prior, given above
+        z[rung][0, channel] = mean + (1 + rung) * 3
+        assert torch.allclose(moved.images[row, -1], vae.decode(*z).mean[0], atol=1e-6)
+
+
+def test_a_ladder_is_edited_and_sampled_in_all_its_rungs():
+    vae, x = ladder(), torch.rand(40, 1, 4, 4)
+    z = code(vae, x)
+    assert z.shape == (40, 3 * 2 * 2 + 2 * 4 * 4)
+    direction = torch.zeros(44)
+    direction[-1] = 1.0  # the last place of the lower rung's last channel
+    edited = pictures.edits(vae, x, direction, [0.0, 2.0])
+    codes = [own.clone() for own in vae.codes(x)]
+    assert torch.allclose(edited[:, 0], vae.decode(*codes).mean, atol=1e-6)
+    codes[1][:, 1, 3, 3] += 2
+    assert torch.allclose(edited[:, 1], vae.decode(*codes).mean, atol=1e-6)
+    drawn = MixtureSampler([torch.randn(500, 3, 2, 2), 5 + torch.randn(500, 2, 4, 4)], components=1)(300)
+    assert [part.shape for part in drawn] == [(300, 3, 2, 2), (300, 2, 4, 4)]
+    assert abs(drawn[0].mean()) < 0.3 and abs(drawn[1].mean() - 5) < 0.3
+    assert vae.decode(*drawn).mean.shape == vae.decode(*PriorSampler(vae)(300)).mean.shape == (300, 1, 4, 4)
+
+
+def test_a_ladder_has_the_pictures_that_every_run_has():
+    grey = torch.randint(0, 256, (60, 1, 4, 4), dtype=torch.uint8)
+    data = ImageDataModule(
+        lambda: dict.fromkeys(("train", "val", "test"), grey), dequantise, "8-bit", (1, 4, 4), "", 20
+    )
+    data.setup()
+    with torch.no_grad():
+        drawn = Pictures(images=16, dimensions=5)._pictures(ladder(), data)
+        z = training_codes(ladder(), data)
+    assert {name: tuple(picture.shape) for name, (picture, _) in drawn.items()} == {
+        "reconstructions": (2 * 6, 16 * 6, 1),
+        "samples": (2 * 6, 8 * 6, 1),
+        "interpolation": (8 * 6, 11 * 6, 1),
+        "traversal": (5 * 6, 11 * 6, 1),
+    }
+    assert [part.shape for part in z] == [(60, 3, 2, 2), (60, 2, 4, 4)]
