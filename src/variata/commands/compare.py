@@ -8,22 +8,13 @@ import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
-
-from rich import box
-from rich.console import Console
-from rich.measure import Measurement
-from rich.table import Table
 
 from variata.commands.arguments import command
-from variata.compare import tables
+from variata.compare import table, tables
 from variata.compare.comparison import Comparison, compare
 from variata.errors import ConfigError
 from variata.metrics import DEFAULT, METRICS
 from variata.run.reader import read_below
-
-LEAST = 20  # characters of a column that are not broken, where it has them
-PIPED = 1000  # columns, where the output is no terminal: lines stay whole
 
 
 def parser() -> ArgumentParser:
@@ -53,7 +44,7 @@ def run(options: Namespace) -> None:
     show(comparison)
     for path, words in reports(options, comparison):
         tables.write(path, words)
-        console().print(str(path), soft_wrap=True)
+        table.console().print(str(path), soft_wrap=True)
 
 
 def refuse_folders(options: Namespace) -> None:
@@ -76,43 +67,11 @@ def reports(options: Namespace, comparison: Comparison) -> Iterable[tuple[Path, 
         yield options.html, page(comparison, shlex.join(["variata", "compare", *sys.argv[1:]]))
 
 
-def console() -> Console:
-    """Where to print; what users wrote is never read as markup."""
-    shown = Console(markup=False, highlight=False, emoji=False)
-    return shown if shown.is_terminal else Console(markup=False, highlight=False, emoji=False, width=PIPED)
-
-
 def show(comparison: Comparison) -> None:
     """Print the tables, the warnings and the outcome."""
-    out = console()
-    for table in tables.tables(comparison):
-        out.print(table.title, style="italic")
-        grid = fitting(table, out)
-        out.print(grid)
-        if hidden := table.headings[len(grid.columns) :]:
-            out.print(f"Not shown, for want of room: {', '.join(hidden)}.", style="dim")
-        out.print(*([f"{table.caption}\n"] if table.caption else []), style="dim")
+    for one in tables.tables(comparison):
+        table.show(one)
+    out = table.console()
     for warning in comparison.warnings:
         out.print(f"Warning: {warning}", style="yellow")
     out.print(tables.headline(comparison), style="bold")
-
-
-def fitting(table: tables.Table, out: Console) -> Table:
-    """A table for the terminal, with as many columns of figures as it has room for without breaking one."""
-    columns, unbounded = len(table.headings), out.options.update(max_width=100 * PIPED)
-    while columns > table.words + 1 and Measurement.get(out, unbounded, drawn(table, columns)).minimum > out.width:
-        columns -= 1
-    return drawn(table, columns)
-
-
-def drawn(table: tables.Table, columns: int) -> Table:
-    """The first columns of a table."""
-    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for i, heading in enumerate(table.headings[:columns]):
-        figure, texts = i >= table.words, [heading, *(row[i].text for row in table.rows)]
-        least = max(map(len, texts if figure else " ".join(texts).split()))
-        justify: Literal["left", "right"] = "right" if figure else "left"
-        grid.add_column(heading, justify=justify, overflow="fold", no_wrap=figure, min_width=min(least, LEAST))
-    for row in table.rows:
-        grid.add_row(*(cell.text for cell in row[:columns]))
-    return grid

@@ -6,19 +6,17 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-from rich import box
-from rich.table import Table
-
 from variata.commands.arguments import command
-from variata.commands.compare import console
+from variata.compare import table
+from variata.compare.table import Cell, Table, console, figure_cells, status_cell
 from variata.formatting import brief, text, visible
 from variata.metrics import LOOSE, METRICS
 from variata.run.reader import QUIET, LeftOut, Run, read_below
+from variata.statuses import Status
 
-STATUSES = ("finished", "failed", "interrupted", "pruned", "running", "killed")
-STYLES = {"failed": "red", "killed": "red", "interrupted": "yellow", "pruned": "yellow", "running": "cyan"}
+STATUSES = [status for status in Status if status != Status.NOT_BEGUN]
 DATED = re.compile(r"\d{4}-\d\d-\d\d_")  # name of a run that is no job of a sweep
-SHOWN = ("val/elbo", "test/nll", "train/minutes")
+SHOWN = [METRICS[name] for name in ("val/elbo", "test/nll", "train/minutes")]
 HELP = f"""\
 A run without results.json is running or was killed. It counts as running where config.yaml, metrics.csv, train.log or
 checkpoints/last.ckpt, which training writes every checkpoint_every seconds, was written in the last {QUIET // 60}
@@ -42,7 +40,7 @@ def run(options: Namespace) -> None:
     runs = [run for run in found.runs if not options.status or run.status in options.status]
     out = console()
     if runs:
-        out.print(listed(sorted(runs, key=lambda run: run.began)))
+        table.show(listed(sorted(runs, key=lambda run: run.began)))
     else:
         out.print(f"None of {len(found.runs)} runs is {' or '.join(options.status or STATUSES)}.")
     for place in found.left_out:
@@ -55,35 +53,19 @@ def told(place: LeftOut) -> str:
 
 
 def listed(runs: Sequence[Run]) -> Table:
-    """A row per run."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("path", no_wrap=True)
-    for heading in ("status", "data", "model", "overrides"):
-        table.add_column(heading, overflow="fold")
-    for heading in (*(METRICS[name].label for name in SHOWN), "when"):
-        table.add_column(heading, justify="right")
+    """A row per run; overrides that all share are said once."""
     shared = set.intersection(*(set(asked(run)) for run in runs)) if len(runs) > 1 else set()
-    for run in runs:
-        table.add_row(*row(run, shared), style=STYLES.get(run.status))
     notes = [f"all: {' '.join(sorted(shared))}"] if shared else []
-    notes += [LOOSE] if any(METRICS[name].mark([run]) for name in SHOWN for run in runs) else []
-    table.caption, table.caption_justify = "\n".join(notes) or None, "left"
-    return table
+    notes += [LOOSE] if any(metric.mark([run]) for metric in SHOWN for run in runs) else []
+    headings = ["path", "status", "data", "model", "overrides", *(metric.label for metric in SHOWN), "when"]
+    return Table("", headings, [row(run, shared) for run in runs], "\n".join(notes), words=5, whole="path")
 
 
-def row(run: Run, shared: set[str]) -> list[str]:
+def row(run: Run, shared: set[str]) -> list[Cell]:
     """What is said of a run, beside the overrides that all share."""
-    values = [(METRICS[name], run.figure(name)) for name in SHOWN]
-    when = f"{datetime.fromtimestamp(run.began):%Y-%m-%d %H:%M}"
-    figures = ["–" if value is None else metric.stated(value) + metric.mark([run]) for metric, value in values]
-    return [
-        visible(run.path),
-        run.status,
-        *parts(run),
-        " ".join(word for word in asked(run) if word not in shared),
-        *figures,
-        when,
-    ]
+    words = [*parts(run), " ".join(word for word in asked(run) if word not in shared)]
+    when = Cell(f"{datetime.fromtimestamp(run.began):%Y-%m-%d %H:%M}", run.began)
+    return [Cell(visible(run.path)), status_cell(run.status), *map(Cell, words), *figure_cells(run, SHOWN), when]
 
 
 def asked(run: Run) -> list[str]:

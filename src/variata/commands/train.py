@@ -56,11 +56,6 @@ def train() -> None:
 
 def train_together(others: Ranks) -> None:
     """`train` in one of a launcher's processes. All compose the same words; the first one has the run directory."""
-    if {"-m", "--multirun"} & set(sys.argv[1:]):
-        raise ConfigError(
-            "-m under torchrun or srun would start every job once for each process. Leave them out: python train.py -m "
-            f"... trainer.devices={others.devices}, on a cluster with hydra/launcher=submitit_slurm."
-        )
     if others.rank == 0:
         train()
         return

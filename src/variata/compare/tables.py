@@ -4,9 +4,7 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from variata import atomic
 from variata.compare import keys
@@ -16,6 +14,7 @@ from variata.compare.groups import Group
 from variata.compare.importance import HOW
 from variata.compare.metrics import differences as judgements
 from variata.compare.statistics import Summary
+from variata.compare.table import Cell, Table, status_cell
 from variata.errors import ConfigError, RunError
 from variata.formatting import number, printable, visible
 from variata.metrics import LOOSE, Metric
@@ -30,24 +29,6 @@ BEHIND = (
 LOG = 4096  # characters of train.log that are looked through for an error
 
 FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")  # what a formula begins with
-
-
-class Cell(NamedTuple):
-    """Text, and the number it is sorted by."""
-
-    text: str
-    value: float | None = None
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows of cells below headings; left of `words` are words, the others figures."""
-
-    title: str
-    headings: list[str]
-    rows: list[list[Cell]]
-    caption: str = ""
-    words: int = 1
 
 
 def tables(c: Comparison) -> list[Table]:
@@ -148,7 +129,8 @@ def unfinished(c: Comparison) -> Table:
     """Runs that are not averaged."""
     those = sorted((run for run in c.runs if not run.finished), key=lambda run: run.status)
     rows = [
-        [Cell(visible(run.path)), Cell(run.status), Cell(" ".join(run.overrides)), Cell(error(run))] for run in those
+        [Cell(visible(run.path)), status_cell(run.status), *map(Cell, (" ".join(run.overrides), error(run)))]
+        for run in those
     ]
     return Table("Not finished", ["run", "status", "overrides", "error"], rows, words=4)
 

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 from torchmetrics.image.fid import NoTrainInceptionV3
 
-from variata.errors import DataError
+from variata import extras
+from variata.errors import DataError, UserError
 
 NAMES = (  # one file, as torch-fidelity and as pytorch-fid call it
     "weights-inception-2015-12-05-6726825d.pth",
@@ -26,8 +27,9 @@ def inception(root: Path) -> tuple[nn.Module | None, dict[str, str]]:
         root: Where the weights are looked for beside torch.hub's folder.
     """
     try:
+        extras.require("torch_fidelity", "FID and KID")
         path = weights(root)
-    except DataError as error:
+    except UserError as error:
         return None, {"quality/extractor": f"none: {error}"}
     # torch-fidelity unpickles the file, which is safe because its content is the published one
     network = NoTrainInceptionV3("inception-v3-compat", ["2048"], str(path), antialias=False)

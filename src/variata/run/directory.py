@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import yaml
 from omegaconf import OmegaConf
@@ -249,10 +249,14 @@ class Outcome:
     status: Status = Status.NOT_BEGUN
     results: dict[str, Any] = field(default_factory=dict)
 
+    def figure(self, name: str) -> float | None:
+        """A number of results.json, or None."""
+        return figure(self.results, name)
+
     def values(self, names: Sequence[str]) -> list[float]:
-        """Some figures; none of them if one is missing or not finite."""
-        values = [figure(self.results, name) for name in names]
-        return [] if None in values else cast(list[float], values)
+        """Some figures; none of them if one is missing."""
+        values = [value for name in names if (value := self.figure(name)) is not None]
+        return values if len(values) == len(names) else []
 
     @property
     def well(self) -> bool:

@@ -2,7 +2,6 @@
 
 import re
 import shlex
-import sys
 import time
 from hashlib import sha256
 from pathlib import Path
@@ -12,13 +11,13 @@ from typing import TYPE_CHECKING, Any, cast
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from variata import atomic
 from variata.compare.statistics import pareto
+from variata.compare.table import Cell, Table, console, figure_cells, show, status_cell
 from variata.formatting import brief
+from variata.metrics import METRICS, Metric
 from variata.run import secrets
 from variata.run.directory import Outcome
 from variata.statuses import Status
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from variata.compare.comparison import Comparison
 
 FIGURES = ("val/elbo", "test/nll")
+SECONDS = Metric("train/seconds", "seconds", "seconds", digits=0)
 
 Outcomes = dict[int, Outcome]
 
@@ -74,24 +74,19 @@ def table(
     folder: Path, space: Space, outcomes: Outcomes, words: dict[int, list[str]], best: list[int], names: list[str]
 ) -> None:
     """Print all jobs that have begun: what each tried, how it ended, its figures, or why it has none."""
-    known = {name for how in outcomes.values() for name in how.results if how.values([name])}
-    figures = [name for name in dict.fromkeys([*names, *FIGURES]) if name in known]
-    shown = Table()
-    for name in ("job", *space.axes, "status", *figures, "minutes"):
-        shown.add_column(name, justify="left" if name in ("status", *space.axes) else "right", overflow="fold")
+    known = {name for how in outcomes.values() for name in how.results if how.figure(name) is not None}
+    figures = [METRICS.get(name, Metric(name, name)) for name in dict.fromkeys([*names, *FIGURES]) if name in known]
     begun = {number: how for number, how in sorted(outcomes.items()) if how.status != Status.NOT_BEGUN}
+    rows = []
     for number, how in begun.items():
-        chosen, minutes = varied(space, words[number]), [seconds / 60 for seconds in how.values(["train/seconds"])]
-        values = [*(how.values([name]) for name in figures), minutes]
-        shown.add_row(
-            f"{number}{' *' if number in best else ''}",
-            *(Text(brief(chosen.get(name, ""))) for name in space.axes),
-            Text(how.status, how.status.colour),
-            *("".join(f"{value:.2f}" for value in one) for one in values),
-        )
+        chosen = varied(space, words[number])
+        tried = [Cell(brief(chosen.get(name, ""))) for name in space.axes]
+        job = Cell(f"{number}{' *' if number in best else ''}", number)
+        rows.append([job, *tried, status_cell(how.status), *figure_cells(how, [*figures, SECONDS])])
     tell(f"jobs of {folder}")
     if begun:
-        (Console() if sys.stdout.isatty() else Console(width=200)).print(shown)
+        headings = ["job", *space.axes, "status", *(metric.label for metric in [*figures, SECONDS])]
+        show(Table("", headings, rows, words=len(space.axes) + 2))
     if waiting := len(outcomes) - len(begun):
         tell(f"{waiting} job{'s have' if waiting > 1 else ' has'} not begun.")
     if best:
@@ -101,11 +96,9 @@ def table(
             tell(f"job {number}: {how.results['error']}")
 
 
-def tell(line: Any, stderr: bool = False) -> None:
+def tell(line: object, stderr: bool = False) -> None:
     """A whole line, so that a path in it can be copied."""
-    Console(highlight=False, markup=False, soft_wrap=True, stderr=stderr).print(
-        line if isinstance(line, Text) else str(line)
-    )
+    console(stderr).print(line if isinstance(line, Text) else str(line), soft_wrap=True)
 
 
 def varied(space: Space, overrides: list[str]) -> dict[str, str]:
@@ -199,7 +192,6 @@ def again(
 def compared(folder: Path, objectives: list[str]) -> "Comparison":
     """All runs of the sweep, ranked by its one objective where that is a figure of reports."""
     from variata.compare.comparison import compare
-    from variata.metrics import METRICS
     from variata.run.reader import read_below
 
     by = objectives[0] if len(objectives) == 1 and objectives[0] in METRICS else None

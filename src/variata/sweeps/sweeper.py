@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, open_dict, read_write
+from omegaconf import DictConfig, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from variata.config.explain import mendable
@@ -38,7 +38,6 @@ from variata.sweeps.request import Request, asked, recomposed, resuming
 from variata.sweeps.search import Grid, Point, Search, Source, mind_validations
 from variata.sweeps.space import Space
 
-BASIC = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 SLURM = "hydra_plugins.variata_plugins.SubmititSlurm"
 REFUSALS = (UserError, HydraException, OmegaConfBaseException)  # of what cannot be composed
 
@@ -55,6 +54,11 @@ def sweep(context: HydraContext, task: TaskFunction, config: DictConfig, argumen
         JobsFailed: At the end, if some did.
         Interrupted: Ctrl-C or SIGTERM; the sweep can be resumed.
     """
+    if others := ranks():
+        raise ConfigError(
+            "-m under torchrun or srun would start every job once for each process. Leave them out: python train.py -m "
+            f"... trainer.devices={others.devices}, on a cluster with hydra/launcher=submitit_slurm."
+        )
     request, folder = asked(config, arguments)
     context = replace(context, config_loader=request.origin.loader(context.config_loader))
     if config.sweep.resume is not None:
@@ -149,10 +153,7 @@ def conclude(context: HydraContext, folder: Path, tried: Space, request: Request
 
 
 def launcher_of(context: HydraContext, task: TaskFunction, config: DictConfig, options: Options) -> Any:
-    """The launcher Hydra was told to use. Where one started several processes already, they do the jobs in turn."""
-    if ranks():
-        with read_write(config), open_dict(config):
-            config.hydra.launcher = {"_target_": BASIC}
+    """The launcher Hydra was told to use."""
     with read_write(config):
         config.jobs = at_a_time(config, options)
     launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task, config=config)
