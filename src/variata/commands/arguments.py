@@ -83,7 +83,7 @@ def of_pictures(images: int, split: bool = True) -> ArgumentParser:
     add("--out", type=Path, metavar="FOLDER", help="of the pictures; RUN/images if not given")
     add("--images", type=number(1, MANY), default=images, metavar="N", help="images or rows shown (%(default)s)")
     if split:
-        add("--split", choices=("val", "test"), default="test", help="of the images shown (%(default)s)")
+        add("--split", choices=("val", "test"), default="test", help="of the images (%(default)s)")
     return parent
 
 

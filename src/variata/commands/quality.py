@@ -14,7 +14,7 @@ def parser() -> ArgumentParser:
     add = parser.add_argument
     images = "per set; all of the split, if it has fewer (%(default)s)"
     add("--images", type=number(2, MANY), default=10_000, metavar="N", help=images)
-    add("--split", choices=("train", "val", "test"), default="test", help="of the real images (%(default)s)")
+    add("--split", choices=("train", "val", "test"), default="test", help="of the images (%(default)s)")
     add("--sampler", choices=SAMPLERS, default="both", help="gmm: a Gaussian mixture fitted to codes (%(default)s)")
     return parser
 
