@@ -18,7 +18,7 @@ def main() -> int:
 
 
 def draw() -> None:
-    """Compose the configuration and print both curves."""
+    """Compose the configuration and print both curves; of a beta that learns from training, where it starts."""
     with hydra.initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
         config = hydra.compose("config", sys.argv[1:])
     from variata.config.plain import plain
@@ -33,7 +33,8 @@ def draw() -> None:
         check(options[part], part)
         schedule = build(options[part], part)
         total = epochs * 100  # updates; spans given in updates are read as hundredths of an epoch
-        values = [scale * schedule(Progress(i * total // COLUMNS, total, 100)) for i in range(COLUMNS + 1)]
+        places = [Progress(i * total // COLUMNS, total, 100) for i in range(COLUMNS + 1)]
+        values = [scale * schedule(progress).mean().item() for progress in places]
         Console().print(f"\n{'learning rate' if part == 'scheduler' else part}, {epochs} epochs\n{curve(values)}")
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from variata.core import VAE
+from variata.core import VAE, Batch
 from variata.evaluation.bound import standard_error
 
 
@@ -30,18 +30,18 @@ class Estimate(NamedTuple):
     ess: Tensor
 
 
-def importance_weighted(vae: VAE, x: Tensor, samples: int, rows: int = 2000) -> Estimate:
+def importance_weighted(vae: VAE, x: Tensor | Batch, samples: int, rows: int = 2000) -> Estimate:
     """The bound with K samples of q.
 
     Both sums over K are running logsumexps, so memory depends on `rows` alone.
 
     Args:
-        x: Images, [B, C, H, W].
+        x: Images, [B, C, H, W], or a batch of them.
         samples: K.
         rows: Images times samples decoded at once, about.
     """
     chunk = max(1, rows // len(x))
-    log_sum = log_squares = torch.full((len(x),), -math.inf, dtype=torch.float64, device=x.device)
+    log_sum = log_squares = torch.full((len(x),), -math.inf, dtype=torch.float64, device=vae.device)
     for done in range(0, samples, chunk):
         log_w = vae(x, min(chunk, samples - done)).log_w.double()  # [chunk, B]
         log_sum = torch.logaddexp(log_sum, log_w.logsumexp(0))

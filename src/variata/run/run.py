@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 import torch
@@ -16,11 +16,10 @@ from variata import atomic
 from variata.config.plain import Config
 from variata.config.schema import OURS
 from variata.config.targets import build, constructing
-from variata.core import VAE, Decoder
+from variata.core import VAE
 from variata.data.module import ImageDataModule
 from variata.errors import ConfigError, Diverged, Interrupted, UserError
 from variata.evaluation.quality import judge, require_pictures
-from variata.likelihoods import Likelihood
 from variata.run import directory, loading, secrets
 from variata.run.csv import CSV
 from variata.run.job import Job
@@ -94,8 +93,7 @@ class Run:
         require_batches(config["trainer"], self.data)
         require_validation(config["trainer"], chosen)
         share_limits(self.trainer, self.data)
-        with torch.no_grad():
-            cast(Decoder, self.vae.decoder).bias.copy_(cast(Likelihood, self.vae.likelihood).initial(self.data.mean()))
+        self.training.meet(self.data.population())
         self.results: dict[str, Any] = {**directory.provenance(config, self.data.protocol), "status": "failed"}
         self._start(earlier)
 
