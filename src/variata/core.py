@@ -58,7 +58,8 @@ class Batch:
         return [self._each(lambda part, i=i: part[i : i + size]) for i in range(0, len(self), size)]  # type: ignore[misc]
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
-        return Batch(*(part if part is None else change(part) for part in (self.x, self.index, self.labels)))
+        index, labels = (part if part is None else change(part) for part in (self.index, self.labels))
+        return Batch(change(self.x), index, labels)
 
 
 @dataclass(frozen=True)
