@@ -198,7 +198,7 @@ def celeba() -> dict[str, float]:
         pl.seed_everything(1, verbose=False)
         data = loading.data_of(config)
         begun = time.perf_counter()
-        images = sum(map(len, data.load().values()))
+        images = sum(map(len, data.source.load().values()))
         packing = images / (time.perf_counter() - begun)
         data.setup()
         data.updates_per_call = config["updates_per_call"]
@@ -217,13 +217,13 @@ def update_seconds(data: ImageDataModule, training: Training) -> tuple[float, fl
     for _ in range(2):
         inputs, rest = [], []
         begun = time.perf_counter()
-        for batch in data.train_dataloader():
+        for several in data.train_dataloader():
             loaded = (time.perf_counter() - begun) / data.updates_per_call
-            for images in batch.split(data.batch_size):
+            for images in several.split(data.batch_size):
                 begun = time.perf_counter()
-                x = data.prepare(images, "train")
+                batch = data.prepared(images, "train")
                 ready = time.perf_counter()
-                step(x, beta)[0].backward()
+                step(batch, beta)[0].backward()
                 optimizer.step()
                 optimizer.zero_grad()
                 inputs.append(loaded + ready - begun)

@@ -56,7 +56,7 @@ lightning.pytorch.strategies.SingleDeviceStrategy
 BORROWED = names("""
 variata.data.files.gzip.open variata.data.files.gzip variata.data.files.shutil.rmtree variata.data.files.Path
 variata.data.files.tempfile.mkdtemp variata.run.directory.subprocess.run variata.training.checkpoints.torch.load
-variata.training.module.Path variata.training.callbacks.ModelCheckpoint variata.training.callbacks.TQDMProgressBar
+variata.training.watch.Path variata.training.callbacks.ModelCheckpoint variata.training.callbacks.TQDMProgressBar
 variata.training.callbacks.pl.Trainer variata.priors.nn.Linear variata.priors.Distribution variata.priors.__builtins__
 variata.priors.__builtins__.eval variata.priors.__loader__.get_data variata.priors.__spec__ variata.priors.__class__
 variata.priors.Mixture.__init__ variata.priors.Mixture.__class__ variata.__path__
@@ -75,6 +75,7 @@ variata.run.wandb._remember variata.run.launch.launch variata.run.ranks.Ranks va
 variata.run.pruning.Pruning variata.training.callbacks.Last variata.training.callbacks.Best
 variata.training.callbacks.Progress
 variata.priors.Prior variata.core.Encoder variata.schedules.Ramp variata.schedules.Schedule
+variata.schedules.Beta variata.data.source.ImageSource variata.data.digits.Digits
 variata.objectives.Objective variata.likelihoods.LocationScale variata.core.Decoder variata.evaluation.bound.Bound
 variata.nothing variata.priors. variata..priors.Mixture .variata.priors.Mixture variata.marked.Thing variata . Mixture
 variata./../../marked.Thing

@@ -6,12 +6,10 @@ import torch
 from torch import nn
 from torch.distributions import Independent, Normal
 
-from models import LinearGaussian, conv, resnet, small
-from variata.core import VAE, Latent, Rung
-from variata.likelihoods import Bernoulli, DiscretizedLogistic
-from variata.networks.blocks import Residual
-from variata.posteriors import Gaussian
-from variata.priors import Mixture, Prior, StandardNormal
+from models import LinearGaussian, conv, resnet, small, two_rungs
+from variata.core import Batch, Latent
+from variata.likelihoods import DiscretizedLogistic
+from variata.priors import Mixture, Prior
 
 
 def test_elbo_with_the_exact_posterior_is_log_p():
@@ -109,49 +107,6 @@ def test_a_copy_follows_its_own_encoder():
     assert not torch.allclose(before[1], after[1])
 
 
-class Pyramid(nn.Module):
-    """Two feature maps, the coarser on top."""
-
-    def __init__(self):
-        super().__init__()
-        self.fine, self.coarse = nn.Conv2d(1, 4, 3, 2, 1), nn.Conv2d(4, 4, 3, 2, 1)
-
-    def forward(self, x):
-        fine = self.fine(x).relu()
-        return [self.coarse(fine), fine]
-
-
-class Conditional(Prior):
-    """p(z | state): a Gaussian whose parameters are read from the state by a posterior without features."""
-
-    def __init__(self, state, event, encode=None):
-        super().__init__()
-        self.head = Gaussian((0, *state[1:]), state, event)
-
-    def forward(self, state):
-        return self.head(state[:, :0], state, None)
-
-
-class Upsample(nn.Module):
-    """Adds z to the state and doubles its size."""
-
-    def __init__(self, state, event):
-        super().__init__()
-        self.z, self.block = nn.Conv2d(event[0], state[0], 1), Residual(state[0])
-
-    def forward(self, state, z):
-        return nn.functional.interpolate(self.block(state + self.z(z)), scale_factor=2)
-
-
-def two_rungs() -> VAE:
-    top, low, prior = (4, 2, 2), (4, 4, 4), {0: StandardNormal, 1: Conditional}
-    rungs = [
-        Rung(Gaussian(size, size, (3, *size[1:])), prior[i](size, (3, *size[1:]), None), Upsample(size, (3,)))
-        for i, size in enumerate((top, low))
-    ]
-    return VAE(Pyramid(), rungs, nn.Conv2d(4, 1, 3, padding=1), Bernoulli((1, 8, 8)), top)
-
-
 def test_a_ladder_is_built_from_the_same_parts():
     vae = two_rungs()
     x = torch.rand(5, 1, 8, 8).round()
@@ -213,3 +168,62 @@ def test_a_ladder_weighs_all_its_rungs():
     trace = two_rungs()(torch.rand(5, 1, 8, 8).round())
     parts = [latent.p.log_prob(latent.z) - latent.q.log_prob(latent.z) for latent in trace.latents]
     assert torch.allclose(trace.log_w[0], trace.log_px[0] + sum(parts), atol=1e-4)
+
+
+def test_a_given_latent_is_scored_with_the_density_of_q():
+    for rung, shape in zip(two_rungs().rungs, [(2, 2), (4, 4)], strict=True):
+        h, state, z = torch.randn(5, 4, *shape), torch.randn(5, 4, *shape), torch.randn(5, 3, *shape)
+        latent, below = rung(state, h, z=z)
+        mean, log_std = latent.q.mean, latent.q.stddev.log()
+        by_hand = -0.5 * ((z - mean) / log_std.exp()) ** 2 - log_std - 0.5 * math.log(2 * math.pi)
+        assert latent.z is z and torch.allclose(latent.log_q, by_hand.flatten(1).sum(1), atol=1e-4)
+        assert torch.equal(below, rung.merge(state, z))
+        assert torch.equal(rung(state, z=z)[0].log_q, latent.p.log_prob(z))  # without features q is p
+
+
+def test_log_joint_is_the_evidence_and_the_exact_posterior():
+    model = LinearGaussian()
+    x, z = model.p.sample((6,)), torch.randn(6, 2, dtype=torch.float64)
+    assert torch.allclose(
+        model.vae(model.prior_like).log_joint(x, z), model.p.log_prob(x) + model.posterior(x).log_prob(z), atol=1e-9
+    )
+
+
+def test_log_joint_of_a_ladder_is_what_its_weights_are_made_of():
+    vae, x = two_rungs(), torch.rand(5, 1, 8, 8).round()
+    trace = vae(x)
+    log_q = sum(latent.log_q for latent in trace.latents)
+    joint = vae.log_joint(x, *(latent.z for latent in trace.latents))
+    assert torch.allclose(joint, trace.log_w[0] + log_q, atol=1e-3)
+    with pytest.raises(ValueError, match="shorter"):
+        vae.log_joint(x, trace.latents[0].z)
+
+
+def test_codes_are_what_posteriors_without_noise_would_draw():
+    for vae in (small(), two_rungs()):
+        for rung in vae.rungs:
+            mean, log_std = rung.posterior.head.bias.detach().chunk(2)
+            mean.normal_(), log_std.fill_(-1e3)  # std = e^-7, the least there is
+        shape = (1, 4, 4) if len(vae.rungs) == 1 else (1, 8, 8)
+        x = torch.rand(5, *shape).round()
+        codes, drawn = vae.codes(x), vae.encode(x)
+        assert len(codes) == len(drawn)
+        for code, latent in zip(codes, drawn, strict=True):
+            assert torch.allclose(code, latent.z, atol=0.02) and code.std() > 0.1
+
+
+def test_codes_of_a_flat_model_are_the_means_of_its_posterior():
+    vae, x = small(), torch.rand(5, 1, 4, 4).round()
+    (code,) = vae.codes(x)
+    assert torch.equal(code, vae.encode(x)[0].q.mean)
+
+
+def test_a_model_is_on_the_device_of_its_parameters():
+    vae = small()
+    assert vae.device == torch.device("cpu") and vae.to("meta").device == torch.device("meta")
+
+
+def test_images_and_a_batch_of_them_are_the_same():
+    vae, x = small(), torch.rand(3, 1, 4, 4).round()
+    assert torch.equal(vae(x).latents[0].q.mean, vae(Batch(x, torch.arange(3))).latents[0].q.mean)
+    assert torch.equal(vae(Batch(x)).x, x)

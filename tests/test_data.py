@@ -229,14 +229,17 @@ def test_digits_need_no_file_and_share_no_image():
     data = digits()
     data.setup()
     assert [len(data.images[s]) for s in ("train", "val", "test")] == [1397, 200, 200]
-    grey = digits(binarize="none").load()
+    grey = digits(binarize="none").source.load()
     rows = torch.cat([grey["train"], grey["val"], grey["test"]]).flatten(1)
     assert len(rows.unique(dim=0)) >= len(rows) - 1
 
 
 def test_whole_batches_come_from_one_index_operation():
-    images = Images(torch.arange(10).view(10, 1, 1, 1))
-    assert images.__getitems__([3, 1, 7]).flatten().tolist() == [3, 1, 7]
+    pixels = torch.arange(10).view(10, 1, 1, 1)
+    batch = Images(10 * pixels, labels=pixels.flatten(1) > 2).__getitems__([3, 1, 7])
+    assert batch.x.flatten().tolist() == [30, 10, 70] and batch.index.tolist() == [3, 1, 7]
+    assert batch.labels.tolist() == [[True], [False], [True]]
+    assert [part.index.tolist() for part in batch.split(2)] == [[3, 1], [7]]
 
 
 def test_every_epoch_is_a_new_order_of_all_images():

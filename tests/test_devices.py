@@ -79,7 +79,8 @@ def test_devices_share_all_images_batch_by_batch(devices, limit):
     assert len({len(batches) for batches in turns}) == 1  # else one waits for another
     shared = [batch for step in zip(*turns, strict=True) for batch in step if len(batch)]
     whole = data.images["test"].split(60)[:limit]
-    assert all(torch.equal(batch, other) for batch, other in zip(shared, whole, strict=True))
+    assert all(torch.equal(batch.x, other) for batch, other in zip(shared, whole, strict=True))
+    assert torch.equal(torch.cat([batch.index for batch in shared]), torch.arange(sum(map(len, whole))))
 
 
 def test_figures_do_not_depend_on_the_number_of_devices(multirun, train):

@@ -14,7 +14,7 @@ from torch import nn
 from torch.distributions import Normal
 
 from conftest import environment
-from models import small
+from models import Held, small
 from variata.data.module import ImageDataModule
 from variata.data.pixels import binarise, dequantise
 from variata.errors import ConfigError
@@ -43,8 +43,8 @@ class Blocks(nn.Module):
 
 def opened(draw=dequantise, shape=(1, 12, 12), n=600) -> ImageDataModule:
     grey = torch.randint(0, 256, (n, *shape), dtype=torch.uint8)
-    splits = {"train": grey, "val": grey[:20], "test": grey[: n // 2]}
-    data = ImageDataModule(lambda: splits, draw, "binary" if draw is binarise else "8-bit", shape, "grey", 50)
+    splits, kind = {"val": grey[:20], "test": grey[: n // 2]}, "binary" if draw is binarise else "8-bit"
+    data = ImageDataModule(Held(grey, draw, kind, splits), 50)
     data.setup()
     return data
 

@@ -4,10 +4,9 @@ import pytest
 import torch
 from torch.distributions import Categorical, Independent, MixtureSameFamily, MultivariateNormal, StudentT
 
-from models import Returns, conv, small
+from models import Held, Returns, conv, small
 from variata.core import VAE
 from variata.data.module import ImageDataModule
-from variata.data.pixels import as_real
 from variata.distributions import tempered
 from variata.errors import ConfigError
 from variata.evaluation.samplers import MixtureSampler, PriorSampler, training_codes
@@ -129,8 +128,7 @@ def test_temperature_of_a_prior_of_another_family_is_refused():
 
 def test_training_codes_are_draws_of_the_aggregate_posterior():
     images = torch.rand(600, 1, 8, 8).round().to(torch.uint8)
-    splits = {"train": images, "val": images[:10], "test": images[:10]}
-    data = ImageDataModule(lambda: splits, as_real, "binary", (1, 8, 8), "", batch_size=50)
+    data = ImageDataModule(Held(images), batch_size=50)
     data.setup()
     vae = conv((1, 8, 8), latent=3)
     (z,), q = training_codes(vae, data), vae.encode(images.float())[0].q

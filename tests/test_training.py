@@ -58,10 +58,11 @@ def run(
     lr=1e-3,
     ckpt=None,
     vae=None,
+    data=None,
     **options,
 ):
     pl.seed_everything(seed, verbose=False)
-    data = digits(batch_size=100, eval_batch_size=80)
+    data = data or digits(batch_size=100, eval_batch_size=80)
     data.seed, data.updates_per_call = seed, updates_per_call
     vae = vae or small((1, 28, 28), latent=4, widths=(16,))
     parts = {"objective": ELBO(), "beta": Constant(), "scheduler": Constant(), "compile": False}
@@ -196,7 +197,7 @@ def test_metrics_of_a_resumed_run_are_those_of_an_uninterrupted_one(tmp_path, up
 
 @pytest.mark.parametrize(("updates_per_call", "step"), [(1, 6), (4, 4)])
 def test_training_is_saved_before_it_compiles(tmp_path, monkeypatch, updates_per_call, step):
-    monkeypatch.setattr("variata.training.module.EAGER_UPDATES", 6)
+    monkeypatch.setattr("variata.training.watch.EAGER_UPDATES", 6)
     monkeypatch.setattr(torch, "compile", lambda function: function)
     kept = Kept(tmp_path, every=math.inf)
     run(tmp_path, updates_per_call, epochs=1, callbacks=[kept], compile=True)
@@ -312,7 +313,7 @@ def test_nan_can_be_skipped(tmp_path):
 
 
 def test_skipping_gives_up_when_nothing_else_happens(tmp_path, monkeypatch):
-    monkeypatch.setattr("variata.training.module.SKIPPED", 5)
+    monkeypatch.setattr("variata.training.watch.SKIPPED", 5)
     with pytest.raises(Diverged, match="update 5"):
         run(tmp_path, objective=AllNaN(), on_nan="skip")
 
@@ -348,8 +349,8 @@ class Normalised(Encoder):
         self.net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 16), torch.nn.BatchNorm1d(16))
         self.features = [(16,)]
 
-    def forward(self, x):
-        return [self.net(x)]
+    def forward(self, batch):
+        return [self.net(batch.x)]
 
 
 def normalised():
@@ -379,7 +380,7 @@ def test_a_moving_average_takes_running_statistics_with_it(tmp_path):
 
 @pytest.mark.slow
 def test_compiled_training_is_eager_training_to_rounding(tmp_path, monkeypatch):
-    monkeypatch.setattr("variata.training.module.EAGER_UPDATES", 3)
+    monkeypatch.setattr("variata.training.watch.EAGER_UPDATES", 3)
     monkeypatch.setattr(torch._inductor.config, "fallback_random", True)
     eager, compiled = run(tmp_path, epochs=1), run(tmp_path, epochs=1, compile=True)
     assert torch.allclose(weights(eager), weights(compiled), atol=2e-4)

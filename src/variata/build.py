@@ -10,7 +10,7 @@ from functools import partial
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from variata.core import VAE, Concat, Encoder, Rung, Size
+from variata.core import VAE, Batch, Concat, Encoder, Rung, Size
 from variata.likelihoods import Likelihood
 
 Factory = Callable[..., nn.Module]
@@ -43,5 +43,5 @@ def flat(
 
 
 def _encode(encoder: nn.Module, posterior: nn.Module, x: Tensor) -> Distribution:
-    (h,) = encoder(x)
+    (h,) = encoder(Batch(x))
     return posterior(h, h[:, :0], None)

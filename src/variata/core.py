@@ -1,4 +1,4 @@
-r"""The whole probabilistic model: Latent, Trace, Rung, VAE.
+r"""The whole probabilistic model: Batch, Latent, Trace, Rung, VAE.
 
 A VAE is an encoder, a ladder of rungs and a decoder. Each rung holds one latent variable; a flat VAE has one rung.
 
@@ -12,9 +12,10 @@ Kingma & Welling 2013, https://arxiv.org/abs/1312.6114; Sønderby et al. 2016, h
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,64 @@ from torch.distributions import Distribution, Independent, kl_divergence
 from variata.distributions import tempered
 
 Size = tuple[int, ...]
+Terms = dict[str, Tensor]  # of an objective, by name: the loss and what is logged with it
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images, and what is known of them beside their pixels: what the data hands to a step and a VAE to its encoder.
+
+    Args:
+        x: Images, [B, C, H, W].
+        index: Place of each in its split, int64 [B]; None where the images are of no split.
+        labels: Bool [B, A]; None where there are none.
+    """
+
+    x: Tensor
+    index: Tensor | None = None
+    labels: Tensor | None = None
+
+    @classmethod
+    def of(cls, x: "Tensor | Batch") -> "Batch":
+        """The batch itself, or images [B, C, H, W] of which nothing else is known."""
+        return x if isinstance(x, Batch) else cls(x)
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same on a device; also how Lightning moves it there."""
+        return self._each(lambda part: part.to(device, non_blocking=device.type == "cuda"))
+
+    def split(self, size: int) -> "list[Batch]":
+        """Parts of so many images, the last of those that are left."""
+        return [self._each(lambda part, i=i: part[i : i + size]) for i in range(0, len(self), size)]  # type: ignore[misc]
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        index, labels = (part if part is None else change(part) for part in (self.index, self.labels))
+        return Batch(change(self.x), index, labels)
+
+
+@dataclass(frozen=True)
+class Population:
+    """What is known of the training set.
+
+    Args:
+        images: N.
+        mean: The mean image as the likelihood sees it, [C, H, W].
+        classes: Names of the labels that batches hold; none where they hold none.
+    """
+
+    images: int
+    mean: Tensor
+    classes: tuple[str, ...] = ()
+
+
+class Part(nn.Module):
+    """A part of a model, or of its training, that is told of the training set."""
+
+    def meet(self, population: Population) -> None:
+        """Take of it what is of use, by itself nothing; once, after the data are read and before any update."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +165,7 @@ class Trace:
 
 
 class Encoder(nn.Module, ABC):
-    """Deterministic features of an image.
+    """Deterministic features of an image; a network of its pixels, or parameters of its own, found by its index.
 
     Args:
         shape: Of an image, [C, H, W].
@@ -118,8 +177,8 @@ class Encoder(nn.Module, ABC):
     features: list[Size]
 
     @abstractmethod
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """x [N, C, H, W] -> features [N, F, ...], one per rung, top first; a flat model returns one."""
+    def forward(self, batch: Batch) -> list[Tensor]:
+        """N images -> features [N, F, ...], one per rung, top first; a flat model returns one."""
 
 
 class Decoder(nn.Module, ABC):
@@ -185,7 +244,7 @@ class VAE(nn.Module):
     """Encoder, rungs and decoder wired together. Build one with `variata.build`; it is never subclassed.
 
     Args:
-        encoder: `x [N, C, H, W] -> list of features`, one per rung, top first.
+        encoder: `Batch -> list of features`, one per rung, top first.
         rungs: The ladder, top first.
         decoder: `state [N, *S] -> parameters [N, P, H, W]`.
         likelihood: `parameters -> p(x | z)`, batch [N], event [C, H, W].
@@ -201,15 +260,17 @@ class VAE(nn.Module):
         self.decoder, self.likelihood = decoder, likelihood
         self.root = nn.Parameter(torch.zeros(root), requires_grad=math.prod(root) > 0)
 
-    def forward(self, x: Tensor, samples: int = 1) -> Trace:
-        """Encode x [B, C, H, W] once, draw `samples` latents per image, decode them."""
-        features = [repeat(h, samples) for h in self.encoder(x)]
-        latents, state = self._descend(samples * x.shape[0], features)
-        return Trace(x, self.likelihood(self.decoder(state)), latents, samples)
+    def forward(self, x: Tensor | Batch, samples: int = 1) -> Trace:
+        """Encode images [B, C, H, W] once, draw `samples` latents of each, decode them."""
+        batch = Batch.of(x)
+        features = [repeat(h, samples) for h in self.encoder(batch)]
+        latents, state = self._descend(samples * batch.x.shape[0], features)
+        return Trace(batch.x, self.likelihood(self.decoder(state)), latents, samples)
 
-    def encode(self, x: Tensor) -> tuple[Latent, ...]:
-        """The latents of x [N, C, H, W], top rung first; `encode(x)[0].q.mean` are the features of a flat model."""
-        return self._descend(x.shape[0], self.encoder(x))[0]
+    def encode(self, x: Tensor | Batch) -> tuple[Latent, ...]:
+        """The latents of images [N, C, H, W], top rung first; `encode(x)[0].q.mean` are features of a flat model."""
+        batch = Batch.of(x)
+        return self._descend(batch.x.shape[0], self.encoder(batch))[0]
 
     def decode(self, *z: Tensor, temperature: float = 1.0) -> Distribution:
         """p(x | z) for given latents, top rung first; rungs below the given ones are drawn from their priors.
@@ -230,14 +291,15 @@ class VAE(nn.Module):
         """
         return self.likelihood(self.decoder(self._descend(n, [None] * len(self.rungs), temperature)[1]))
 
-    def reconstruct(self, x: Tensor) -> Distribution:
+    def reconstruct(self, x: Tensor | Batch) -> Distribution:
         """p(x | z) for one draw z ~ q(z | x) per image."""
         return self(x).px
 
-    def codes(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Features of images x [N, C, H, W]: the posterior mean of each rung given those above, top first, [N, *D]."""
-        state, codes = self._root(x.shape[0]), []
-        for rung, h in zip(self.rungs, self.encoder(x), strict=True):
+    def codes(self, x: Tensor | Batch) -> tuple[Tensor, ...]:
+        """Features of images [N, C, H, W]: the posterior mean of each rung given those above, top first, [N, *D]."""
+        batch = Batch.of(x)
+        state, codes = self._root(batch.x.shape[0]), []
+        for rung, h in zip(self.rungs, self.encoder(batch), strict=True):
             codes.append(rung.posterior(h, state, rung.prior(state)).mean)
             state = rung.merge(state, codes[-1])
         return tuple(codes)
@@ -249,6 +311,14 @@ class VAE(nn.Module):
             latent, state = rung(state, z=given)
             log_p = log_p + latent.log_q  # without features q is p
         return log_p + self.likelihood(self.decoder(state)).log_prob(x)
+
+    @torch.no_grad()
+    def meet(self, population: Population) -> None:
+        """Tell likelihood and posteriors of the training set, and start the decoder at its mean image."""
+        for part in (self.likelihood, *(rung.posterior for rung in self.rungs)):
+            cast(Part, part).meet(population)
+        parameters = cast(Any, self.likelihood).initial(population.mean)
+        cast(Decoder, self.decoder).bias.copy_(parameters)
 
     @property
     def device(self) -> torch.device:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from variata.core import Size
+from variata.core import Part, Size
 from variata.devices import mean_over_devices
 from variata.distributions import (
     LEVELS,
@@ -30,7 +30,7 @@ Shared = Literal["image", "channel", "pixel"]
 BOUND = 7.0  # nats, of |log scale| where the decoder predicts it: as for the posterior
 
 
-class Likelihood(nn.Module, ABC):
+class Likelihood(Part, ABC):
     """Maps a decoder's output to p(x | z).
 
     Args:

@@ -1,22 +1,22 @@
 """Objectives: from a Trace to a loss. Shapes: B images, K importance samples, L rungs. Nats per image.
 
-Each returns `loss` to minimise and terms to log. Whatever is trained, `elbo` is the bound at beta = 1. Averages run
-over images and samples only, so no term depends on the batch size or the number of devices.
+Each returns `loss` to minimise and terms to log, and may have parameters of its own, trained with the model's. Whatever
+is trained, `elbo` is the bound at beta = 1. Averages run over images and samples only, so no term depends on the batch
+size or the number of devices.
 """
 
 import math
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from variata.core import Trace
+from variata.core import Part, Terms, Trace
 from variata.devices import mean_over_devices
 
-Terms = dict[str, Tensor]
 
-
-class Objective(nn.Module, ABC):
+class Objective(Part, ABC):
     """What training minimises.
 
     Args:
@@ -31,7 +31,21 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, trace: Trace, beta: Tensor | float) -> Terms:
-        """A trace and the weight of the KL -> `{"loss", "elbo", "rate", "distortion", ...}`, each a scalar."""
+        """A trace and the weight of the KL -> `{"loss", "elbo", "rate", "distortion", ...}`, each a scalar.
+
+        Args:
+            beta: One number, or one for each rung, [L].
+        """
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The objective's own parameters, trained on the same loss by the same optimizer: a group of all there are.
+
+        Each group may have options of the optimizer of its own, as `{"params": [...], "lr": 1e-4}`; what it has not is
+        the optimizer's. Where they are an adversary's, the loss has to keep the two apart: what the model is trained on
+        must not reach them, nor what they are trained on the model.
+        """
+        own = list(self.parameters())
+        return [{"params": own}] if own else []
 
 
 class ELBO(Objective):
@@ -56,7 +70,7 @@ class ELBO(Objective):
         # without free bits the one-sample estimate of a KL may be negative, and must stay so
         penalty = self._clamped(kl) if self.free_bits else kl
         terms = bound(log_px, kl)
-        return {"loss": terms["distortion"] + beta * penalty.sum(), **terms}
+        return {"loss": terms["distortion"] + weighted(beta, penalty), **terms}
 
     def _clamped(self, kl: Tensor) -> Tensor:
         # E_x is over the whole batch: the mean over devices of what each returns is max(lambda, mean KL)
@@ -74,9 +88,15 @@ class IWAE(Objective):
 
     def forward(self, trace: Trace, beta: Tensor | float) -> Terms:
         log_px = trace.log_px
-        log_w = log_px - beta * trace.log_ratio.sum(0)  # [K, B]
+        log_w = log_px - weighted(beta, trace.log_ratio)  # [K, B]
         loss = math.log(self.samples) - log_w.logsumexp(0)  # [B]
         return {"loss": loss.mean(), **bound(log_px, trace.kl.mean((1, 2)))}
+
+
+def weighted(beta: Tensor | float, of_rungs: Tensor) -> Tensor:
+    r"""\(\sum_l \beta_l d_l\) of d [L, ...], with one beta for all rungs or one for each, [L]."""
+    weights = torch.as_tensor(beta, dtype=of_rungs.dtype, device=of_rungs.device)
+    return (weights.view(-1, *[1] * (of_rungs.ndim - 1)) * of_rungs).sum(0)
 
 
 def bound(log_px: Tensor, kl: Tensor) -> Terms:

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from variata.core import Size
+from variata.core import Part, Size
 from variata.distributions import normal
 
 
-class Posterior(nn.Module, ABC):
+class Posterior(Part, ABC):
     """Maps an encoder's features, the state from above and the prior to q(z | x).
 
     Args:

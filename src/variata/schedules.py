@@ -1,13 +1,20 @@
-"""Schedules: pure functions of training progress, for the weight of the KL and for the learning rate.
+"""The weight of the KL and the learning rate over training.
 
-Having no state, they need nothing in a checkpoint and can be plotted. Spans of training are given as a fraction of it
-(`0.1`), as optimizer updates (`2000`) or as epochs (`"5ep"`).
+A `Beta` gives the weight; a controller learns from each update and keeps what it learns in buffers. A `Schedule` is a
+pure function of training progress: having no state, it needs nothing in a checkpoint, can be plotted, and serves as
+beta and as factor of the learning rate. Spans of training are given as a fraction of it (`0.1`), as optimizer updates
+(`2000`) or as epochs (`"5ep"`).
 """
 
 import math
 import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from variata.core import Part, Terms
 
 Span = float | int | str
 
@@ -38,20 +45,40 @@ class Progress:
         return span * self.total if isinstance(span, float) else span
 
 
-class Schedule(ABC):
-    """A number for every moment of training."""
+class Beta(Part, ABC):
+    """The weight of the KL. What a controller remembers are buffers, so that a resumed run goes on with it."""
 
     @abstractmethod
-    def __call__(self, progress: Progress) -> float: ...
+    def forward(self, progress: Progress) -> Tensor:
+        """The weight of the next update: a scalar, or one for each rung, [L]."""
+
+    @abstractmethod
+    def update(self, terms: Terms) -> None:
+        """Learn from the terms of an update, means over its images on all devices, without gradient."""
+
+
+class Schedule(Beta):
+    """A number for every moment of training, whatever comes of it."""
+
+    def forward(self, progress: Progress) -> Tensor:
+        return torch.tensor(float(self.at(progress)))
+
+    @abstractmethod
+    def at(self, progress: Progress) -> float:
+        """The number itself."""
+
+    def update(self, terms: Terms) -> None:
+        """Nothing: it follows progress alone."""
 
 
 class Constant(Schedule):
     """The same value throughout."""
 
     def __init__(self, value: float = 1.0) -> None:
+        super().__init__()
         self.value = value
 
-    def __call__(self, progress: Progress) -> float:
+    def at(self, progress: Progress) -> float:
         return self.value
 
 
@@ -65,9 +92,10 @@ class Ramp(Schedule):
     """
 
     def __init__(self, value: float = 1.0, over: Span = 0.1, start: float = 0.0) -> None:
+        super().__init__()
         self.value, self.over, self.start = value, checked(over), start
 
-    def __call__(self, progress: Progress) -> float:
+    def at(self, progress: Progress) -> float:
         return self.start + (self.value - self.start) * self.curve(progress.of(self.over))
 
     @abstractmethod
@@ -108,9 +136,10 @@ class Cyclical(Schedule):
     def __init__(self, value: float = 1.0, cycles: int = 4, ramp: float = 0.5) -> None:
         if cycles < 1 or not 0 < ramp <= 1:
             raise ValueError(f"beta=cyclical needs cycles >= 1 and 0 < ramp <= 1, got cycles={cycles}, ramp={ramp}.")
+        super().__init__()
         self.value, self.cycles, self.ramp = value, cycles, ramp
 
-    def __call__(self, progress: Progress) -> float:
+    def at(self, progress: Progress) -> float:
         position = progress.step * self.cycles % progress.total / progress.total  # within the cycle, exact
         return self.value * min(1.0, position / self.ramp)
 
@@ -123,9 +152,10 @@ class Warmup(Schedule):
     """
 
     def __init__(self, over: Span = 0.05) -> None:
+        super().__init__()
         self.over = checked(over)
 
-    def __call__(self, progress: Progress) -> float:
+    def at(self, progress: Progress) -> float:
         return min(1.0, (progress.step + 1) / (progress.updates(self.over) + 1))
 
 
@@ -138,12 +168,13 @@ class CosineDecay(Schedule):
     """
 
     def __init__(self, warmup: Span = 0.01, final: float = 0.0) -> None:
+        super().__init__()
         self.warmup, self.final = Warmup(warmup), final
 
-    def __call__(self, progress: Progress) -> float:
+    def at(self, progress: Progress) -> float:
         start = progress.updates(self.warmup.over)
         if progress.step < start:
-            return self.warmup(progress)
+            return self.warmup.at(progress)
         t = (progress.step - start) / max(1, progress.total - start)
         return self.final + (1 - self.final) * (1 + math.cos(math.pi * min(1.0, t))) / 2
 

@@ -38,13 +38,14 @@ def run(options: Namespace) -> None:
 
 
 def values(config: dict, part: str, scale: float) -> list[float]:
-    """What a schedule says at each column; spans given in updates are read as hundredths of an epoch."""
+    """What a schedule says at each column, of a beta that learns where it starts; spans given in updates are read as hundredths of an epoch."""
     from variata.config.targets import build, check
     from variata.schedules import Progress
 
     check(config[part], part)
     schedule, total = build(config[part], part), config["trainer"]["max_epochs"] * 100
-    return [scale * schedule(Progress(i * total // COLUMNS, total, 100)) for i in range(COLUMNS + 1)]
+    places = [Progress(i * total // COLUMNS, total, 100) for i in range(COLUMNS + 1)]
+    return [scale * schedule(place).mean().item() for place in places]
 
 
 def curve(values: list[float]) -> str:

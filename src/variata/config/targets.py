@@ -36,7 +36,7 @@ from variata.messages import did_you_mean
 from variata.objectives import Objective
 from variata.posteriors import Posterior
 from variata.priors import Prior
-from variata.schedules import Schedule
+from variata.schedules import Beta, Schedule
 
 Node = dict[str, Any]
 
@@ -107,7 +107,7 @@ SLOTS = {
     **{"prior": PRIOR, "model.prior": PRIOR},
     **{"likelihood": LIKELIHOOD, "model.likelihood": LIKELIHOOD},
     "objective": Kind(Objective),
-    "beta": Kind(Schedule),
+    "beta": Kind(Beta),
     "scheduler": Kind(Schedule),
     "optimizer": Kind(
         Optimizer,

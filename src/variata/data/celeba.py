@@ -10,12 +10,14 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from variata.core import Size
 from variata.data.files import fetch
-from variata.data.module import Attributes, ImageDataModule
+from variata.data.module import ImageDataModule
 from variata.data.packed import Box, Packed, Preparation, Read, read_file
 from variata.data.pixels import dequantise
+from variata.data.source import ImageSource, Labels
 from variata.errors import ConfigError, DataError
 
 CROPS: dict[str, Box] = {  # of the 178x218 image: left, top, right, bottom
@@ -53,28 +55,49 @@ def celeba(
         on_corrupt: "stop" at an image that cannot be decoded, or "skip" it.
         download: Fetch the whole set through torchvision where it is missing.
     """
-    if len(shape) != 3 or shape[0] != 3 or shape[1] != shape[2] or shape[1] < 8:
-        raise ConfigError(f"Images of data=celeba have shape [3, S, S] with S from 8, got data.shape={list(shape)}.")
-    if crop not in CROPS:
-        raise ConfigError(f"data.crop={crop} is unknown. Use one of {', '.join(CROPS)}.")
-    prepare = Preparation(shape, CROPS[crop], filter)
-    folder = locate(Path(root).expanduser(), download)
-    sizes, read = images(folder)
-    splits = partition(folder / PARTITION, sizes)
-    path = Path(cache).expanduser() / f"celeba-{shape[1]}-{crop}-{filter}-{sum(map(len, splits.values()))}.pack"
-    packed = Packed(path, splits, sizes, read, prepare, on_corrupt)
-    return ImageDataModule(
-        packed.load,
-        dequantise,
-        "8-bit",
-        shape,
-        f"celeba {shape[1]}x{shape[1]} crop={crop} filter={filter} flip={str(flip).lower()}, eval_seed={eval_seed}",
-        batch_size,
-        eval_batch_size,
-        eval_seed,
-        flip,
-        lambda: attributes(folder / ATTRIBUTES, packed.names()),
-    )
+    source = CelebA(Path(root).expanduser(), cache, shape, crop, filter, flip, on_corrupt, download, eval_seed)
+    return ImageDataModule(source, batch_size, eval_batch_size, eval_seed)
+
+
+class CelebA(ImageSource):
+    """Faces, as `celeba` says."""
+
+    kind = "8-bit"
+    draw = staticmethod(dequantise)
+
+    def __init__(
+        self,
+        root: Path,
+        cache: str,
+        shape: Size,
+        crop: str,
+        filter: str,
+        flip: bool,
+        on_corrupt: str,
+        download: bool,
+        eval_seed: int,
+    ) -> None:
+        if len(shape) != 3 or shape[0] != 3 or shape[1] != shape[2] or shape[1] < 8:
+            raise ConfigError(
+                f"Images of data=celeba have shape [3, S, S] with S from 8, got data.shape={list(shape)}."
+            )
+        if crop not in CROPS:
+            raise ConfigError(f"data.crop={crop} is unknown. Use one of {', '.join(CROPS)}.")
+        self.shape, self.flip = shape, flip
+        prepare = Preparation(shape, CROPS[crop], filter)
+        self.folder = locate(root, download)
+        sizes, read = images(self.folder)
+        splits = partition(self.folder / PARTITION, sizes)
+        path = Path(cache).expanduser() / f"celeba-{shape[1]}-{crop}-{filter}-{sum(map(len, splits.values()))}.pack"
+        self.packed = Packed(path, splits, sizes, read, prepare, on_corrupt)
+        how = f"crop={crop} filter={filter} flip={str(flip).lower()}"
+        self.protocol = f"celeba {shape[1]}x{shape[1]} {how}, eval_seed={eval_seed}"
+
+    def load(self) -> dict[str, Tensor]:
+        return self.packed.load()
+
+    def labels(self) -> Labels:
+        return attributes(self.folder / ATTRIBUTES, self.packed.names())
 
 
 def locate(root: Path, download: bool) -> Path:
@@ -170,7 +193,7 @@ def partition(path: Path, sizes: Mapping[str, int]) -> dict[str, list[str]]:
     return splits
 
 
-def attributes(path: Path, names: Mapping[str, Sequence[str]]) -> Attributes:
+def attributes(path: Path, names: Mapping[str, Sequence[str]]) -> Labels:
     """The official list: a line with the number of images, one with the names, and of each image its name and 1 or -1s.
 
     Args:
@@ -193,7 +216,7 @@ def attributes(path: Path, names: Mapping[str, Sequence[str]]) -> Attributes:
         )
     if missing := [name for split in names.values() for name in split if name not in rows]:
         raise DataError(f"{path} has no row for {len(missing)} of the images, such as {missing[0]}. Fetch it again.")
-    return Attributes(
+    return Labels(
         known,
         {split: torch.tensor([[v == "1" for v in rows[name]] for name in of]) for split, of in names.items()},
     )

@@ -1,7 +1,5 @@
 """scikit-learn's handwritten digits, enlarged to 28x28: 1,797 images that need no download."""
 
-from functools import partial
-
 import torch
 from torch import Generator, Tensor
 from torch.nn.functional import interpolate
@@ -9,6 +7,7 @@ from torch.nn.functional import interpolate
 from variata.core import Size
 from variata.data.mnist import check_shape, grey
 from variata.data.module import ImageDataModule
+from variata.data.source import ImageSource
 
 
 def digits(
@@ -25,12 +24,28 @@ def digits(
     Args:
         binarize: "dynamic", "threshold" or "none", as for `binary_mnist`.
     """
-    check_shape("digits", shape, (1, 28, 28))
-    draw, kind = grey(binarize, [])
-    protocol = f"digits {binarize}, eval_seed={eval_seed}"
-    return ImageDataModule(
-        partial(load_digits, eval_seed), draw, kind, shape, protocol, batch_size, eval_batch_size, eval_seed
-    )
+    return ImageDataModule(Digits(shape, binarize, eval_seed), batch_size, eval_batch_size, eval_seed)
+
+
+class Digits(ImageSource):
+    """The digits, binarised or not.
+
+    Args:
+        binarize: As for `digits`.
+        eval_seed: Of the order in which they are split.
+    """
+
+    def __init__(self, shape: Size, binarize: str, eval_seed: int) -> None:
+        check_shape("digits", shape, (1, 28, 28))
+        self.shape, self.eval_seed = shape, eval_seed
+        self.pixels, self.kind = grey(binarize, [])
+        self.protocol = f"digits {binarize}, eval_seed={eval_seed}"
+
+    def load(self) -> dict[str, Tensor]:
+        return load_digits(self.eval_seed)
+
+    def draw(self, images: Tensor, generator: Generator | None = None) -> Tensor:
+        return self.pixels(images, generator)
 
 
 def load_digits(seed: int) -> dict[str, Tensor]:

@@ -8,12 +8,13 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Generator
+from torch import Generator, Tensor
 
 from variata.core import Size
 from variata.data.module import ImageDataModule
 from variata.data.packed import Packed, Preparation, read_file
 from variata.data.pixels import dequantise
+from variata.data.source import ImageSource
 from variata.errors import ConfigError, DataError
 
 ENDINGS = (".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -51,36 +52,47 @@ def image_folder(
         split_seed: Of that random order.
         on_corrupt: "stop" at an image that cannot be decoded, or "skip" it.
     """
-    if len(shape) != 3 or shape[0] not in (1, 3) or min(shape[1:]) < 8:
-        raise ConfigError(f"data.shape is [C, H, W] with C 1 or 3, H and W from 8, got data.shape={list(shape)}.")
-    if crop not in ("center", "none"):
-        raise ConfigError(f"data.crop={crop} is unknown. Use center or none.")
-    prepare = Preparation(shape, "center" if crop == "center" else None, filter)
-    folder = Path(root).expanduser().resolve()
-    found = pictures(folder)
-    splits = by_subfolder(folder, list(found))
-    how = "split by subfolder" if splits else f"split {'/'.join(map(str, fractions))} split_seed={split_seed}"
-    splits = splits or by_fraction(list(found), fractions, split_seed)
-    if empty := [split for split, names in splits.items() if not names]:
-        raise DataError(
-            f"The split {empty[0]} of the {len(found)} images below {folder} is empty ({how}). "
-            "Change data.fractions, or the subfolders train, val and test."
-        )
-    size = "x".join(map(str, shape))
-    place = hashlib.sha256(os.fsencode(folder)).hexdigest()[:8]  # folders of one name have a file each
-    path = Path(cache).expanduser() / f"{folder.name}-{place}-{size}-{crop}-{filter}.pack"
-    return ImageDataModule(
-        Packed(path, splits, found, partial(read_file, folder), prepare, on_corrupt).load,
-        dequantise,
-        "8-bit",
-        shape,
-        f"image_folder {folder.name} {size} crop={crop} filter={filter} flip={str(flip).lower()} {how}, "
-        f"eval_seed={eval_seed}",
-        batch_size,
-        eval_batch_size,
-        eval_seed,
-        flip,
-    )
+    source = ImageFolder(root, cache, shape, crop, filter, flip, fractions, split_seed, on_corrupt, eval_seed)
+    return ImageDataModule(source, batch_size, eval_batch_size, eval_seed)
+
+
+class ImageFolder(ImageSource):
+    """All pictures below a folder, as `image_folder` says."""
+
+    kind = "8-bit"
+    draw = staticmethod(dequantise)
+
+    def __init__(
+        self,
+        root: str,
+        cache: str,
+        shape: Size,
+        crop: str,
+        filter: str,
+        flip: bool,
+        fractions: Sequence[float],
+        split_seed: int,
+        on_corrupt: str,
+        eval_seed: int,
+    ) -> None:
+        if len(shape) != 3 or shape[0] not in (1, 3) or min(shape[1:]) < 8:
+            raise ConfigError(f"data.shape is [C, H, W] with C 1 or 3, H and W from 8, got data.shape={list(shape)}.")
+        if crop not in ("center", "none"):
+            raise ConfigError(f"data.crop={crop} is unknown. Use center or none.")
+        prepare = Preparation(shape, "center" if crop == "center" else None, filter)
+        folder = Path(root).expanduser().resolve()
+        found = pictures(folder)
+        splits, split = split_of(folder, list(found), fractions, split_seed)
+        size = "x".join(map(str, shape))
+        place = hashlib.sha256(os.fsencode(folder)).hexdigest()[:8]  # folders of one name have a file each
+        path = Path(cache).expanduser() / f"{folder.name}-{place}-{size}-{crop}-{filter}.pack"
+        self.shape, self.flip = shape, flip
+        self.packed = Packed(path, splits, found, partial(read_file, folder), prepare, on_corrupt)
+        how = f"crop={crop} filter={filter} flip={str(flip).lower()} {split}"
+        self.protocol = f"image_folder {folder.name} {size} {how}, eval_seed={eval_seed}"
+
+    def load(self) -> dict[str, Tensor]:
+        return self.packed.load()
 
 
 def pictures(folder: Path) -> dict[str, tuple[int, int]]:
@@ -105,6 +117,25 @@ def files(folder: Path) -> Iterator[Path]:
         seen.add(os.path.realpath(place))
         folders[:] = [f for f in folders if f[0] != "." and os.path.realpath(Path(place, f)) not in seen]
         yield from (path for name in names if name[0] != "." and (path := Path(place, name)).is_file())
+
+
+def split_of(
+    folder: Path, names: Sequence[str], fractions: Sequence[float], seed: int
+) -> tuple[dict[str, list[str]], str]:
+    """The images of each split, by subfolders where these tell, else by fractions; and which it was, for results.
+
+    Raises:
+        UserError: A split is empty, or the subfolders or fractions are none.
+    """
+    splits = by_subfolder(folder, names)
+    how = "split by subfolder" if splits else f"split {'/'.join(map(str, fractions))} split_seed={seed}"
+    splits = splits or by_fraction(names, fractions, seed)
+    if empty := [split for split, those in splits.items() if not those]:
+        raise DataError(
+            f"The split {empty[0]} of the {len(names)} images below {folder} is empty ({how}). "
+            "Change data.fractions, or the subfolders train, val and test."
+        )
+    return splits, how
 
 
 def by_subfolder(folder: Path, names: Sequence[str]) -> dict[str, list[str]]:

@@ -1,15 +1,15 @@
 """MNIST as binary images: Larochelle's static files, or the grey originals drawn dynamically or cut at a threshold."""
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
-from torch import Tensor
+from torch import Generator, Tensor
 
 from variata.core import Size
 from variata.data.files import amat_images, idx_images, require
-from variata.data.module import Draw, ImageDataModule
+from variata.data.module import ImageDataModule
 from variata.data.pixels import as_real, binarise, dequantise, threshold
+from variata.data.source import Draw, ImageSource
 from variata.errors import ConfigError, DataError
 
 # SHA-256 of the unzipped content; the zipped originals have the MD5 sums torchvision checks
@@ -53,16 +53,30 @@ def binary_mnist(
         download: Fetch missing files.
         verify: Compare the files with their published checksums.
     """
-    check_shape("binary_mnist", shape, (1, 28, 28))
-    draw: Draw
-    if binarize == "static":
-        load, draw, kind = partial(load_static, Path(root), download, verify), as_real, "binary"
-        protocol = "binary_mnist static (Larochelle)"
-    else:
-        draw, kind = grey(binarize, ["static"])
-        load = partial(load_grey, Path(root), download, verify)
-        protocol = f"binary_mnist {binarize}, eval_seed={eval_seed}"
-    return ImageDataModule(load, draw, kind, shape, protocol, batch_size, eval_batch_size, eval_seed)
+    source = BinaryMNIST(Path(root), shape, binarize, download, verify, eval_seed)
+    return ImageDataModule(source, batch_size, eval_batch_size, eval_seed)
+
+
+class BinaryMNIST(ImageSource):
+    """MNIST, as `binary_mnist` says."""
+
+    def __init__(self, root: Path, shape: Size, binarize: str, download: bool, verify: bool, eval_seed: int) -> None:
+        check_shape("binary_mnist", shape, (1, 28, 28))
+        self.shape = shape
+        self.pixels: Draw
+        if binarize == "static":
+            self.reader, self.pixels, self.kind = load_static, as_real, "binary"
+            self.protocol = "binary_mnist static (Larochelle)"
+        else:
+            self.reader, (self.pixels, self.kind) = load_grey, grey(binarize, ["static"])
+            self.protocol = f"binary_mnist {binarize}, eval_seed={eval_seed}"
+        self.files = (root, download, verify)
+
+    def load(self) -> dict[str, Tensor]:
+        return self.reader(*self.files)
+
+    def draw(self, images: Tensor, generator: Generator | None = None) -> Tensor:
+        return self.pixels(images, generator)
 
 
 def load_grey(root: Path, download: bool, verify: bool) -> dict[str, Tensor]:

@@ -1,7 +1,7 @@
 """The one LightningDataModule. Shapes: B images, [C, H, W] image; a split is one tensor [N, C, H, W]."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -10,24 +10,10 @@ import torch
 from torch import Generator, Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from variata.core import Size
+from variata.core import Batch, Population
 from variata.data.pixels import mirror
-from variata.errors import ConfigError, DataError
-
-Draw = Callable[[Tensor, Generator | None], Tensor]
-
-
-@dataclass(frozen=True)
-class Attributes:
-    """What is known of the images beside their pixels, for evaluation only. Shapes: N images of a split, A attributes.
-
-    Args:
-        names: Of the attributes, A.
-        values: Of each split, bool [N, A], in the order of its images.
-    """
-
-    names: tuple[str, ...]
-    values: dict[str, Tensor]
+from variata.data.source import ImageSource, Labels
+from variata.errors import ConfigError
 
 
 class ImageDataModule(pl.LightningDataModule):
@@ -37,39 +23,29 @@ class ImageDataModule(pl.LightningDataModule):
     once with a fixed seed, so that every model is judged on the same ones.
 
     Args:
-        load: Reads `{"train", "val", "test"}`, each [N, C, H, W]; called once, in `setup`.
-        draw: Stored images to what the likelihood sees, on the device: binarisation, dequantisation, augmentation.
-        kind: Of what `draw` returns: "binary", "8-bit" (dequantised to [0, 1)) or "real".
-        shape: Of an image, [C, H, W].
-        protocol: What results are to say of the data: which files, split, binarisation and seed. Counts are added.
+        source: What the data set is.
         batch_size: Images per optimizer update, over all devices.
         eval_batch_size: Images per batch of validation and test, which devices take in turn.
         eval_seed: Of the one draw of validation and test images.
-        flip: Whether to mirror half of the training images, at random.
-        attributes: Reads the attributes of the loaded images, where there are any.
+        labelled: Whether batches hold the labels of their images.
     """
 
     def __init__(
         self,
-        load: Callable[[], Mapping[str, Tensor]],
-        draw: Draw,
-        kind: str,
-        shape: Size,
-        protocol: str,
+        source: ImageSource,
         batch_size: int = 128,
         eval_batch_size: int = 200,
         eval_seed: int = 777,
-        flip: bool = False,
-        attributes: Callable[[], Attributes] | None = None,
+        labelled: bool = False,
     ) -> None:
         super().__init__()
         if batch_size < 1 or eval_batch_size < 1:
             raise ConfigError(f"Batches hold at least one image, got {batch_size=} and {eval_batch_size=}.")
         if not 0 <= eval_seed < 2**63 - 1:
             raise ConfigError(f"data.eval_seed={eval_seed} is not between 0 and 2^63 - 2.")
-        self.load, self.draw, self.kind, self.shape, self.source = load, draw, kind, tuple(shape), protocol
+        self.source, self.draw, self.kind, self.shape = source, source.draw, source.kind, tuple(source.shape)
         self.batch_size, self.eval_batch_size, self.eval_seed = batch_size, eval_batch_size, eval_seed
-        self.flip, self.attributes = flip, cache(attributes) if attributes else None  # a long list, read once
+        self.labelled, self._labels = labelled, cache(source.labels)  # a long list, read once
         self.images: dict[str, Tensor] = {}
         self.seed, self.updates_per_call = 0, 1
         self.epoch, self.position = 0, 0  # where training goes on: images of this epoch already used, over all devices
@@ -79,7 +55,7 @@ class ImageDataModule(pl.LightningDataModule):
         """Read all splits and fix the draws of validation and test. Done once."""
         if self.images:
             return
-        self.images = dict(self.load())
+        self.images = dict(self.source.load())
         for i, split in enumerate(("val", "test")):
             drawn = self.draw(self.images[split], Generator().manual_seed(self.eval_seed + i))
             self.images[split] = drawn.to(torch.uint8) if self.kind == "binary" else drawn
@@ -94,18 +70,25 @@ class ImageDataModule(pl.LightningDataModule):
     def protocol(self) -> str:
         """One line for results; once the images are read it says how many there are of each split."""
         counts = "/".join(str(len(self.images[split])) for split in ("train", "val", "test") if self.images)
-        return f"{self.source}, {counts}" if counts else self.source
+        return f"{self.source.protocol}, {counts}" if counts else self.source.protocol
 
-    def read_attributes(self) -> Attributes:
+    def read_attributes(self) -> Labels:
         """What is known of the images of each split beside their pixels.
 
         Raises:
             DataError: Nothing is, or its files are missing or damaged.
         """
-        if self.attributes is None:
-            raise DataError(f"There are no attributes of {self.source}. data=celeba has some.")
         self.setup()
-        return self.attributes()
+        return self._labels()
+
+    def blank(self, device: torch.device, n: int = 1) -> Batch:
+        """The first n images of a split, were they black and had no label: to see the shapes a model makes of them."""
+        labels = torch.zeros(n, len(self._classes), dtype=torch.bool, device=device) if self.labelled else None
+        return Batch(torch.zeros(n, *self.shape, device=device), torch.arange(n, device=device), labels)
+
+    def population(self) -> Population:
+        """What is known of the training set: takes a look at all of it."""
+        return Population(len(self.images["train"]), self.mean(), self._classes)
 
     def mean(self) -> Tensor:
         """The mean training image as the likelihood sees it, of at most about 50,000, float32 [C, H, W]."""
@@ -118,11 +101,15 @@ class ImageDataModule(pl.LightningDataModule):
             total += self.draw(batch, generator).sum(0, dtype=torch.float64).cpu()
         return (total / len(images)).float()
 
-    def prepare(self, batch: Tensor, stage: str) -> Tensor:
-        """A stored batch to what the likelihood sees, float32 [B, C, H, W]."""
+    def prepare(self, images: Tensor, stage: str) -> Tensor:
+        """Stored images to what the likelihood sees, float32 [B, C, H, W]."""
         if stage != "train":
-            return batch.float()
-        return self.draw(mirror(batch) if self.flip else batch, None)  # bytes are flipped sooner than floats
+            return images.float()
+        return self.draw(mirror(images) if self.source.flip else images, None)  # bytes are flipped sooner than floats
+
+    def prepared(self, batch: Batch, stage: str) -> Batch:
+        """A batch of stored images as the likelihood sees them."""
+        return replace(batch, x=self.prepare(batch.x, stage))
 
     @property
     def batch_per_device(self) -> int:
@@ -145,7 +132,7 @@ class ImageDataModule(pl.LightningDataModule):
         return -(-len(self.images[split]) // self.eval_batch_size)
 
     def train_dataloader(self) -> DataLoader:
-        images = Images(self.images["train"])
+        images = self._split("train")
         sampler = Shuffled(len(images), self.updates_per_epoch * self.batch_size, self, *self.place)
         return self._loader(images, batch_size=self.batch_per_device * self.updates_per_call, sampler=sampler)
 
@@ -155,9 +142,17 @@ class ImageDataModule(pl.LightningDataModule):
     def test_dataloader(self) -> DataLoader:
         return self._turns("test")
 
+    def _split(self, split: str) -> "Images":
+        images = self.images[split]
+        return Images(images, self.read_attributes().values[split].to(images.device) if self.labelled else None)
+
+    @property
+    def _classes(self) -> tuple[str, ...]:
+        return self.read_attributes().names if self.labelled else ()
+
     def _turns(self, split: str) -> DataLoader:
         """Devices take whole batches in turn; the last turn is empty for those that find none left."""
-        (rank, devices), images, size = self.place, Images(self.images[split]), self.eval_batch_size
+        (rank, devices), images, size = self.place, self._split(split), self.eval_batch_size
         starts = range(0, len(images), size)[: self.limits.get(split)]
         batches = [range(start, min(start + size, len(images))) for start in starts]
         batches += [range(0)] * (-len(batches) % devices)  # all take the same number of steps: steps may synchronise
@@ -178,20 +173,27 @@ class ImageDataModule(pl.LightningDataModule):
 
 
 class Images(Dataset):
-    """A tensor [N, C, H, W] indexed a whole batch at a time."""
+    """A split, indexed a whole batch at a time.
 
-    def __init__(self, images: Tensor) -> None:
-        self.images = images
+    Args:
+        images: [N, C, H, W].
+        labels: [N, A], on the same device, or None.
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor | None = None) -> None:
+        self.images, self.labels = images, labels
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> Tensor:
-        return self.images[index]
+    def __getitem__(self, index: int) -> Batch:
+        return self.__getitems__([index])
 
-    def __getitems__(self, indices: Sequence[int]) -> Tensor:
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        index = torch.tensor(indices, dtype=torch.long, device=self.images.device)
+        labels = None if self.labels is None else self.labels.index_select(0, index)
         # copies whole images, where indexing by a tensor goes by the byte
-        return self.images.index_select(0, torch.tensor(indices, dtype=torch.long, device=self.images.device))
+        return Batch(self.images.index_select(0, index), index, labels)
 
 
 class Shuffled(Sampler[int]):

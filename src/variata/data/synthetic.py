@@ -1,7 +1,6 @@
 r"""Data whose log-likelihood is known. Shapes: d = C*H*W pixels, q latents."""
 
 import math
-from functools import partial
 
 import torch
 from torch import Generator, Tensor
@@ -10,6 +9,7 @@ from torch.distributions import MultivariateNormal
 from variata.core import Size
 from variata.data.module import ImageDataModule
 from variata.data.pixels import as_real
+from variata.data.source import ImageSource
 from variata.errors import ConfigError
 
 PIXELS, FACTORS, IMAGES = 4096, 4096, 1_000_000  # at most: the covariance has d^2 numbers
@@ -34,18 +34,31 @@ def linear_gaussian(
         images: Of each split.
         eval_seed: Of the parameters and of all images.
     """
-    if len(shape) != 3 or min(shape) < 1 or math.prod(shape) > PIXELS:
-        raise ConfigError(f"data.shape is [C, H, W] of at most {PIXELS} pixels, got data.shape={list(shape)}.")
-    if not 1 <= factors <= FACTORS or not NOISE <= noise <= 1 / NOISE:
-        raise ConfigError(
-            f"data=linear_gaussian takes 1 to {FACTORS} factors and noise from {NOISE:g} to {1 / NOISE:g}, got "
-            f"data.factors={factors} and data.noise={noise}."
-        )
-    if not 1 <= images <= IMAGES:
-        raise ConfigError(f"data=linear_gaussian takes 1 to {IMAGES:,} images, got data.images={images}.")
-    load = partial(load_linear_gaussian, tuple(shape), factors, noise, images, eval_seed)
-    protocol = f"linear_gaussian shape={list(shape)} factors={factors} noise={noise} seed={eval_seed}"
-    return ImageDataModule(load, as_real, "real", shape, protocol, batch_size, eval_batch_size, eval_seed)
+    source = LinearGaussian(tuple(shape), factors, noise, images, eval_seed)
+    return ImageDataModule(source, batch_size, eval_batch_size, eval_seed)
+
+
+class LinearGaussian(ImageSource):
+    """Draws of a linear-Gaussian model, as `linear_gaussian` says."""
+
+    kind = "real"
+    draw = staticmethod(as_real)
+
+    def __init__(self, shape: Size, factors: int, noise: float, images: int, eval_seed: int) -> None:
+        if len(shape) != 3 or min(shape) < 1 or math.prod(shape) > PIXELS:
+            raise ConfigError(f"data.shape is [C, H, W] of at most {PIXELS} pixels, got data.shape={list(shape)}.")
+        if not 1 <= factors <= FACTORS or not NOISE <= noise <= 1 / NOISE:
+            raise ConfigError(
+                f"data=linear_gaussian takes 1 to {FACTORS} factors and noise from {NOISE:g} to {1 / NOISE:g}, got "
+                f"data.factors={factors} and data.noise={noise}."
+            )
+        if not 1 <= images <= IMAGES:
+            raise ConfigError(f"data=linear_gaussian takes 1 to {IMAGES:,} images, got data.images={images}.")
+        self.shape, self.options = shape, (shape, factors, noise, images, eval_seed)
+        self.protocol = f"linear_gaussian shape={list(shape)} factors={factors} noise={noise} seed={eval_seed}"
+
+    def load(self) -> dict[str, Tensor]:
+        return load_linear_gaussian(*self.options)
 
 
 def density(shape: Size, factors: int, noise: float, seed: int) -> MultivariateNormal:

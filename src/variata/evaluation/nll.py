@@ -15,7 +15,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 from tqdm import tqdm
 
-from variata.core import VAE
+from variata.core import VAE, Batch
 from variata.data.module import ImageDataModule
 from variata.errors import Diverged
 from variata.evaluation.bound import passes, standard_error
@@ -39,18 +39,18 @@ class Estimate(NamedTuple):
     ess: Tensor
 
 
-def importance_weighted(vae: VAE, x: Tensor, samples: int, rows: int = 2000) -> Estimate:
+def importance_weighted(vae: VAE, x: Tensor | Batch, samples: int, rows: int = 2000) -> Estimate:
     """The bound with K samples of q.
 
     Both sums over K are running logsumexps, so memory depends on `rows` alone.
 
     Args:
-        x: Images, [B, C, H, W].
+        x: Images, [B, C, H, W], or a batch of them.
         samples: K.
         rows: Images times samples decoded at once, about.
     """
     chunk = max(1, rows // len(x))
-    log_sum = log_squares = torch.full((len(x),), -math.inf, dtype=torch.float64, device=x.device)
+    log_sum = log_squares = torch.full((len(x),), -math.inf, dtype=torch.float64, device=vae.device)
     for done in range(0, samples, chunk):
         log_w = vae(x, min(chunk, samples - done)).log_w.double()  # [chunk, B]
         log_sum = torch.logaddexp(log_sum, log_w.logsumexp(0))
@@ -125,9 +125,9 @@ class NLL(Evaluation):
         for turn, batch in enumerate(tqdm(batches, "NLL", leave=False, disable=None if rank == 0 else True)):
             if len(batch):  # else only other devices have some left
                 with noise(stream(data.eval_seed, 1 + turn * devices + rank)):
-                    x = data.prepare(batch.to(vae.device), "test")
-                    vae(x, passes(len(vae.rungs)))  # the test's ELBO draws first from the noise of a batch
-                    mean.update(importance_weighted(vae, x, self.samples, self.rows))
+                    batch = data.prepared(batch.to(vae.device), "test")
+                    vae(batch, passes(len(vae.rungs)))  # the test's ELBO draws first from the noise of a batch
+                    mean.update(importance_weighted(vae, batch, self.samples, self.rows))
         return (
             self._findings({name: float(value) for name, value in mean.compute().items()}, data)
             if len(batches)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from variata.core import Decoder, Encoder, Size
+from variata.core import Batch, Decoder, Encoder, Size
 from variata.networks.blocks import Cut, Expand, Residual, doubled, halved, layers, require_stages
 
 
@@ -34,8 +34,8 @@ class ConvEncoder(Encoder):
         self.net = nn.Sequential(*stages, *top).to(memory_format=torch.channels_last)
         self.features = [(hidden,)]
 
-    def forward(self, x: Tensor) -> list[Tensor]:
-        return [self.net(x.contiguous(memory_format=torch.channels_last))]
+    def forward(self, batch: Batch) -> list[Tensor]:
+        return [self.net(batch.x.contiguous(memory_format=torch.channels_last))]
 
 
 class ConvDecoder(Decoder):

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from variata.core import Decoder, Encoder, Size
+from variata.core import Batch, Decoder, Encoder, Size
 from variata.networks.blocks import layers
 
 
@@ -24,8 +24,8 @@ class MLPEncoder(Encoder):
         self.net = nn.Sequential(nn.Flatten(), *layers(sizes))
         self.features = [(sizes[-1],)]
 
-    def forward(self, x: Tensor) -> list[Tensor]:
-        return [self.net(x)]
+    def forward(self, batch: Batch) -> list[Tensor]:
+        return [self.net(batch.x)]
 
 
 class MLPDecoder(Decoder):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from variata.core import Decoder, Encoder, Size
+from variata.core import Batch, Decoder, Encoder, Size
 from variata.networks.blocks import Cut, Expand, PreActivation, doubled, halved, normed, require_stages
 
 
@@ -32,8 +32,8 @@ class ResNetEncoder(Encoder):
         self.net = nn.Sequential(*stages).to(memory_format=torch.channels_last)
         self.features = [(channels[-1] * math.prod(halved(shape[1:], len(channels))[-1]),)]
 
-    def forward(self, x: Tensor) -> list[Tensor]:
-        return [self.net(x.contiguous(memory_format=torch.channels_last))]
+    def forward(self, batch: Batch) -> list[Tensor]:
+        return [self.net(batch.x.contiguous(memory_format=torch.channels_last))]
 
 
 class ResNetDecoder(Decoder):

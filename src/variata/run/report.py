@@ -14,7 +14,7 @@ from variata.core import VAE, judging
 from variata.data.module import ImageDataModule
 from variata.evaluation.findings import Evaluation
 from variata.evaluation.findings import Table as Words
-from variata.training.module import total_updates
+from variata.training.clock import total_updates
 
 MIB = 2**20
 
@@ -101,4 +101,4 @@ def parameters(module: nn.Module) -> int:
 def latent_shapes(vae: VAE, data: ImageDataModule) -> list[tuple[int, ...]]:
     """Shape of each rung's z, top first."""
     with torch.no_grad(), torch.random.fork_rng(devices=[]), judging(vae):
-        return [tuple(latent.z.shape[1:]) for latent in vae.encode(torch.zeros(1, *data.shape))]
+        return [tuple(latent.z.shape[1:]) for latent in vae.encode(data.blank(vae.device))]

@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 import torch
@@ -16,11 +16,10 @@ from variata import atomic
 from variata.config.plain import Config
 from variata.config.schema import OURS
 from variata.config.targets import build, constructing
-from variata.core import VAE, Decoder
+from variata.core import VAE
 from variata.data.module import ImageDataModule
 from variata.errors import ConfigError, Diverged, Interrupted, UserError
 from variata.evaluation.findings import Evaluation, Findings, Table
-from variata.likelihoods import Likelihood
 from variata.run import directory, judge, loading, reader, secrets
 from variata.run.csv import CSV
 from variata.run.job import Job
@@ -100,8 +99,7 @@ class Run:
         require_batches(config["trainer"], self.data)
         require_validation(config["trainer"], chosen)
         share_limits(self.trainer, self.data)
-        with torch.no_grad():
-            cast(Decoder, self.vae.decoder).bias.copy_(cast(Likelihood, self.vae.likelihood).initial(self.data.mean()))
+        self.training.meet(self.data.population())
         self.results: dict[str, Any] = {
             **directory.provenance(config, self.data.protocol),
             "status": Status.FAILED.value,
@@ -163,7 +161,7 @@ class Run:
         for each in shared.values():
             figures = {**figures, **numbers(self._judge(each).figures)}
         if figures:
-            self.training.record(figures)
+            self.training.log_figures(figures)
         for name, each in self.evaluations.items():
             if name not in shared and self.trainer.is_global_zero:
                 self._judge(each)
