@@ -38,7 +38,10 @@ def run(options: Namespace) -> None:
 
 
 def values(config: dict, part: str, scale: float) -> list[float]:
-    """What a schedule says at each column, of a beta that learns where it starts; spans given in updates are read as hundredths of an epoch."""
+    """What a schedule says at each column, a beta that learns from training before it has.
+
+    Spans given in updates are read as hundredths of an epoch.
+    """
     from variata.config.targets import build, check
     from variata.schedules import Progress
 
