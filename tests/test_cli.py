@@ -436,7 +436,7 @@ def test_a_run_that_another_command_is_at_is_left_alone(train, finished, tmp_pat
     with alone(run):
         answers = [train(f"resume={run}"), train("data=digits", f"hydra.run.dir={run}")]
     for answer in answers:
-        assert answer.code == 2 and f"Another command is at the run {run}" in answer.said
+        assert answer.code == 2 and f"Another command is at {run}" in answer.said
         assert answer.err.count("variata:") == 1 and "Traceback" not in answer.err and not answer.out
     assert {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in run.rglob("*") if p.is_file()} == before
 
@@ -492,7 +492,7 @@ def test_of_two_commands_with_one_directory_one_trains_and_one_is_refused(tmp_pa
     said = [process.communicate()[1] for process in both]
     assert sorted(process.returncode for process in both) == [0, 2], said
     refused = said[[process.returncode for process in both].index(2)]
-    assert "Another command is at the run" in " ".join(refused.split())
+    assert "Another command is at" in " ".join(refused.split())
     assert results(tmp_path / "run")["train/steps"] == 63 and results(tmp_path / "run")["status"] == "finished"
 
 

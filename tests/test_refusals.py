@@ -27,7 +27,6 @@ from variata.run.loading import load
 from variata.run.lock import alone
 from variata.run.ranks import cores
 from variata.run.run import require_ahead
-from variata.sweeps.sweeper import require_own
 from variata.training.callbacks import Pictures
 
 CONFIG = yaml.safe_load((ROOT / "tests" / "run.yaml").read_text())
@@ -292,12 +291,14 @@ def test_findings_are_not_written_where_a_link_leads(run, victim, command, words
     assert snapshot(victim) == before
 
 
-@pytest.mark.parametrize("name", ["0", ".jobs", ".lock", "sweep.json", "study.db", "1/output.log", "1/train.log"])
+@pytest.mark.parametrize(
+    "name", ["0", ".jobs", ".lock", ".submitit", "sweep.json", "study.journal", "1/output.log", "1/train.log"]
+)
 def test_a_sweep_writes_nothing_where_a_link_leads(tmp_path, victim, name):
     (tmp_path / "sweep" / "1").mkdir(parents=True)
     path = linked(tmp_path / "sweep", name, victim)
     with pytest.raises(RunError, match=f"{path} leads out"):
-        require_own(tmp_path / "sweep")
+        directory.require_own(tmp_path / "sweep")
 
 
 def test_a_run_on_another_disk_is_gone_on_with(run, tmp_path):
@@ -309,7 +310,7 @@ def test_a_run_on_another_disk_is_gone_on_with(run, tmp_path):
         assert run_dir("outputs", "digits", "mlp_vae", str(place)) == str(place)
         with alone(place):
             pass
-        require_own(tmp_path / "outputs")
+        directory.require_own(tmp_path / "outputs")
 
 
 def test_a_pipe_is_not_waited_for_by_what_lists_runs(run):

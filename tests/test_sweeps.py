@@ -27,7 +27,7 @@ from variata.run.directory import Outcome, outcome
 from variata.run.job import Job
 from variata.run.study import storage
 from variata.statuses import Status
-from variata.sweeps import summary as ending
+from variata.sweeps import summary
 from variata.sweeps.launchers import local
 from variata.sweeps.launchers.local import Local, shares
 from variata.sweeps.options import Options
@@ -279,7 +279,7 @@ def test_the_best_are_those_optuna_names(objectives):
         study.add_trial(optuna.trial.create_trial(values=values))
         outcomes[number] = Outcome(Status.FINISHED, dict(zip(objectives, values, strict=True)))
     outcomes[40] = Outcome(Status.FAILED, dict.fromkeys(objectives, 0))
-    best = ending.best(outcomes, objectives)
+    best = summary.best(outcomes, objectives)
     if len(objectives) == 1:
         assert outcomes[best[0]].results["val/elbo"] == study.best_value
     else:
@@ -322,7 +322,7 @@ def test_best_yaml_composes_to_what_was_best(tmp_path):
     with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         loader = hydra.core.global_hydra.GlobalHydra.instance().config_loader()
         expected = hydra.compose("config", overrides)
-        ending.write_best(tmp_path, loader, Origin(), {"best": overrides})
+        summary.write_best(tmp_path, loader, Origin(), {"best": overrides})
     with hydra.initialize_config_dir(str(tmp_path), version_base="1.3"):
         composed = hydra.compose("best", [f"hydra.searchpath=[{ROOT / 'conf'}]"])
     assert OmegaConf.to_container(composed, resolve=True) == OmegaConf.to_container(expected, resolve=True)

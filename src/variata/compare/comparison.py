@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from variata.compare.behind import Behind, behind
 from variata.compare.groups import LISTED, Group, grouped, ranked
 from variata.compare.importance import Importance, importance
-from variata.compare.keys import column, differing, leading, spoken
+from variata.compare.keys import column, differing, leading, with_option_names
 from variata.compare.metrics import differences, judgement, known
 from variata.errors import ConfigError
 from variata.formatting import printable, text
+from variata.messages import did_you_mean
 from variata.metrics import DEFAULT, Metric
 from variata.run.reader import Found, LeftOut, Run
 
@@ -66,7 +67,7 @@ def compare(found: Found, group_by: Sequence[str] = (), by: str | None = None) -
     Raises:
         ConfigError: A key or metric that is not there.
     """
-    runs = spoken(found.runs)
+    runs = with_option_names(found.runs)
     differ = differing(runs)
     leaders = leading(differ, runs)
     keys = chosen_keys(group_by, runs) or leaders
@@ -93,7 +94,7 @@ def chosen_keys(group_by: Sequence[str], runs: Sequence[Run]) -> list[str]:
     keys = list(dict.fromkeys(key.removesuffix("._target_") for key in group_by))
     for key in keys:
         if key not in known:
-            raise ConfigError(f"--group-by {key} is in no run's config.yaml. {near(key, known)}")
+            raise ConfigError(f"--group-by {key} is in no run's config.yaml. {did_you_mean(key, known, 8)}")
     return keys
 
 
@@ -102,13 +103,6 @@ def chosen_metric(by: str | None, metrics: Mapping[str, Metric]) -> Metric:
     if by is not None and by not in metrics:
         raise ConfigError(f"--by {by} is no metric that is compared. Allowed: {', '.join(metrics)}.")
     return metrics[by or DEFAULT]
-
-
-def near(given: str, known: set[str]) -> str:
-    """Keys that resemble the one given."""
-    from variata.messages import did_you_mean
-
-    return did_you_mean(given, known, 8)
 
 
 def _told(finished: Sequence[Run], metrics: Mapping[str, Metric], metric: Metric | None = None) -> list[str]:

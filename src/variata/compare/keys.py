@@ -37,7 +37,7 @@ def column(runs: Iterable[Run], key: str) -> tuple[str, ...]:
     return tuple(value(run, key) for run in runs)
 
 
-def spoken(runs: Sequence[Run]) -> list[Run]:
+def with_option_names(runs: Sequence[Run]) -> list[Run]:
     """Runs whose groups have the names of the command line, `model=mlp_vae`, where all of them were given one.
 
     Where some were not, the default's name is not known, and the groups keep the names of their classes.

@@ -39,6 +39,7 @@ FILES = (
 )
 FOLDERS = ("checkpoints", "images", "wandb")
 WRITTEN = (*FOLDERS, *FILES, ".lock", ".lock.0", ".stop", "output.log", "attributes.json")
+SWEEP = (".jobs", ".submitit", "best.yaml", "report.html", "study.journal", "sweep.json")  # beside the runs of a sweep
 
 
 def require_whole(run: Path) -> None:
@@ -56,10 +57,11 @@ def require_whole(run: Path) -> None:
             raise RunError(f"{path} is {what}. Put the run's {kind} back, or remove it to go on without.")
 
 
-def require_own(folder: Path, names: Iterable[str] = WRITTEN) -> None:
+def require_own(folder: Path, names: Iterable[str] = (*WRITTEN, *SWEEP)) -> None:
     """Refuse a directory whose files or folders are links that lead out of it, before anything is written there.
 
-    Whoever made it would choose what is changed or deleted. The directory itself may be a link, or lie below one.
+    Whoever made it would choose what is changed or deleted. The directory itself may be a link, or lie below one. Of a
+    sweep, the directories of its jobs are looked at too.
 
     Args:
         folder: A run directory, or that of a sweep.
@@ -69,12 +71,15 @@ def require_own(folder: Path, names: Iterable[str] = WRITTEN) -> None:
         RunError: Names the first.
     """
     home = Path(os.path.realpath(folder))
-    for path in (folder / name for name in names):
+    jobs = [path for path in folder.iterdir() if path.name.isdigit()] if folder.is_dir() else []
+    for path in (*(folder / name for name in names), *jobs):
         if not (target := Path(os.path.realpath(path))).is_relative_to(home):
             raise RunError(
                 f"{path} leads out of the directory, to {target}, and would be written there. Put what it leads to in "
                 "its place, or remove the link; the directory as a whole may lie elsewhere."
             )
+    for job in jobs:
+        require_own(job, names)
 
 
 class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader), get_yaml_loader()):  # type: ignore[misc]

@@ -18,10 +18,10 @@ PREDECESSOR = 60.0  # seconds it may take to end, when it was killed and its run
 def alone(
     folder: Path, patience: float = 0.0, name: str = COMMAND, written: Iterable[str] = directory.WRITTEN
 ) -> Iterator[None]:
-    """Nobody else is at this run meanwhile. The file of the lock stays, empty.
+    """Nobody else is at this run, or sweep, meanwhile. The file of the lock stays, empty.
 
     Args:
-        folder: The run directory; made where there is none.
+        folder: Its directory; made where there is none.
         patience: Seconds to wait for another process to end.
         name: Of the lock.
         written: What the command writes there.
@@ -37,8 +37,8 @@ def alone(
         lock.acquire(timeout=patience)
     except Timeout:
         raise Busy(
-            f"Another command is at the run {folder}: wait for it or stop it, or give this one a directory of its own. "
-            "Nothing of the run was changed."
+            f"Another command is at {folder}: wait for it or stop it, or give this one a directory of its own. "
+            "Nothing in it was changed."
         ) from None
     try:
         yield

@@ -65,6 +65,9 @@ class Origin:
             raise TypeError(f"{values} holds more than text.")
         return origin
 
+    def __str__(self) -> str:
+        return " ".join(self.flags) or "variata's own configuration"
+
     @property
     def flags(self) -> list[str]:
         """Words of a command that name it."""
@@ -103,23 +106,23 @@ class Origin:
         elsewhere = {now.main, *now.places} - {self.main, *self.places, None}
         if now.primary not in (PRIMARY, self.primary) or (elsewhere and not gone):
             raise ConfigError(
-                f"{folder} is composed from {told(self)}, this command from {told(now)}. "
-                "A sweep remembers where it comes from: leave these words out."
+                f"{folder} is composed from {self}, this command from {now}. A "
+                "sweep remembers where it comes from: leave these words out."
             )
         if gone and not elsewhere:
             raise RunError(
-                f"{folder} is composed from {told(self)}, but {', '.join(map(path, gone))} is gone. Put it back, or "
+                f"{folder} is composed from {self}, but {', '.join(map(path, gone))} is gone. Put it back, or "
                 "say where it is now: --config-dir=<folder>, or --config-path=<folder> if that was given."
             )
         if gone:
-            say(f"{', '.join(map(path, gone))} is gone: {folder} goes on from {told(now)}.")
+            say(f"{', '.join(map(path, gone))} is gone: {folder} goes on from {now}.")
             return Origin(self.primary, now.main, now.places, self.words)
         return self
 
     def require(self, loader: ConfigLoader, folder: Path) -> None:
         """Refuse to go on with a sweep whose primary configuration is not where it was."""
         if not any(source.is_config(self.primary) for source in loader.get_sources()):
-            raise RunError(f"{folder} is composed from {told(self)}, where there is no {self.primary} any more.")
+            raise RunError(f"{folder} is composed from {self}, where there is no {self.primary} any more.")
 
 
 def words_of(overrides: ListConfig) -> list[str]:
@@ -146,8 +149,3 @@ def path(place: str) -> str:
 def missing(place: str) -> bool:
     """Whether a folder is gone; a place inside a package is for Hydra to find."""
     return place.startswith("file://") and not Path(path(place)).is_dir()
-
-
-def told(origin: Origin) -> str:
-    """An origin in words."""
-    return " ".join(origin.flags) or "variata's own configuration"

@@ -96,11 +96,12 @@ class Search:
     known = False
 
     def __init__(self, space: Space, options: Options, folder: Path, parallel: int) -> None:
+        for library in ("optuna", "cmaes") if options.sampler == "cmaes" else ("optuna",):
+            extras.require(library, f"sweep.sampler={options.sampler}")
         self.space, self.options = space, options
         if not space.axes:
             raise ConfigError("A search needs something to vary, like optimizer.lr=interval(1e-4,1e-2).")
         self.distributions = {name: distribution(axis) for name, axis in space.axes.items()}
-        extras.require("optuna", f"sweep.sampler={options.sampler}")
         self.journal = folder.absolute() / study.JOURNAL
         self.study = opened(self.journal, options, parallel)
         if options.sampler == "grid" and not self.study.get_trials(deepcopy=False):
@@ -225,7 +226,6 @@ def sampler(name: str | None, seed: int, parallel: int) -> "optuna.samplers.Base
     if name == "tpe":
         return samplers.TPESampler(seed=seed, constant_liar=parallel > 1)
     if name == "cmaes":
-        extras.require("cmaes", "sweep.sampler=cmaes")
         from variata.sweeps.cmaes import TrialsCmaEs
 
         return TrialsCmaEs(seed=seed)

@@ -141,7 +141,7 @@ def write_best(folder: Path, loader: ConfigLoader, origin: Origin, chosen: dict[
     paths = []
     for name, overrides in chosen.items():
         path = folder / f"{name}.yaml"
-        content, unsaid = again(primary, origin.places, loader, overrides)
+        content, unsaid = composing(primary, origin.places, loader, overrides)
         words = ["python", "train.py", *flags, f"--config-dir={folder}", f"--config-name={name}", *unsaid]
         atomic.write(path, f"# Again: {shlex.join(words)}\n{OmegaConf.to_yaml(OmegaConf.create(content))}")
         paths.append(path)
@@ -166,7 +166,7 @@ def copied_primary(folder: Path, loader: ConfigLoader, origin: Origin) -> str:
     return name
 
 
-def again(
+def composing(
     primary: str, places: list[str], loader: ConfigLoader, overrides: list[str]
 ) -> tuple[dict[Any, Any], list[str]]:
     """The configuration that overrides make of a primary one, and the words no file can say."""

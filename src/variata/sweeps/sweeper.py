@@ -16,7 +16,6 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from filelock import FileLock, Timeout
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.types import HydraContext, TaskFunction
@@ -24,14 +23,13 @@ from omegaconf import DictConfig, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from variata.config.explain import mendable
-from variata.errors import ConfigError, Interrupted, JobsFailed, RunError, UserError
-from variata.run import directory
+from variata.errors import ConfigError, Interrupted, JobsFailed, UserError
 from variata.run.directory import mark_refused, outcome
 from variata.run.job import Job
+from variata.run.lock import alone
 from variata.run.ranks import ranks
 from variata.signals import interrupt, signals_to
-from variata.sweeps import space
-from variata.sweeps import summary as ending
+from variata.sweeps import space, summary
 from variata.sweeps.jobs import compose
 from variata.sweeps.options import Options
 from variata.sweeps.request import Request, asked, recomposed, resuming
@@ -40,8 +38,6 @@ from variata.sweeps.space import Space
 
 SLURM = "hydra_plugins.variata_plugins.SubmititSlurm"
 REFUSALS = (UserError, HydraException, OmegaConfBaseException)  # of what cannot be composed
-
-WRITTEN = (".jobs", ".lock", "best.yaml", "report.html", "study.journal", "sweep.json")
 
 Make = Callable[[list[str], int], Job]
 Ended = Callable[[int, list[str]], None]
@@ -64,30 +60,29 @@ def sweep(context: HydraContext, task: TaskFunction, config: DictConfig, argumen
     if config.sweep.resume is not None:
         config = recomposed(context, config, request, folder)
     request = request.written_out(context)
-    again = resuming(config, folder)
+    command = resuming(config, folder)
     launcher = launcher_of(context, task, config, request.options)
     tried = space.read(request.options.params, request.arguments)
     make: Make = partial(compose, context, config)
-    require_own(folder)
-    with ended_by_signals(again), alone(folder):
+    with ended_by_signals(command), alone(folder), gone_unless_begun(folder):
         source = source_of(request.options, tried, folder, config.jobs)
         check(tried, request.options, make)
         request.save(folder)
         objectives, done, one = request.options.objectives, source.total - source.left, Lock()
-        told = ending.Progress(folder, tried, source.total, done, config.jobs, objectives)
+        progress = summary.Progress(folder, tried, source.total, done, config.jobs, objectives)
 
         def ended(number: int, words: list[str]) -> None:
             how = outcome(folder / str(number))
             with one:
                 source.tell(number, how)
-                told.ended(number, words, how)
+                progress.ended(number, words, how)
 
         try:
             launch(launcher, source, composed(source.points(), folder, make, ended), ended)
         finally:
             conclude(context, folder, tried, request, source)
     if failed := [number for number in source.overrides() if not outcome(folder / str(number)).well]:
-        raise JobsFailed(failed, len(source.overrides()), folder, None if request.options.sampler else again)
+        raise JobsFailed(failed, len(source.overrides()), folder, None if request.options.sampler else command)
 
 
 def source_of(options: Options, tried: Space, folder: Path, parallel: int) -> Source:
@@ -139,17 +134,17 @@ def conclude(context: HydraContext, folder: Path, tried: Space, request: Request
     """Show all jobs, and write down the best, unless they were judged on different images or likelihoods."""
     words, objectives = source.overrides(), request.options.objectives
     outcomes = {number: outcome(folder / str(number)) for number in words}
-    compared = ending.compared(folder, objectives) if any(how.well for how in outcomes.values()) else None
+    compared = summary.compared(folder, objectives) if any(how.well for how in outcomes.values()) else None
     apart = compared is not None and bool(compared.apart)
-    best = [] if apart else ending.best(outcomes, objectives)
-    ending.table(folder, tried, outcomes, words, best, objectives)
+    best = [] if apart else summary.best(outcomes, objectives)
+    summary.table(folder, tried, outcomes, words, best, objectives)
     chosen = {("best" if len(objectives) == 1 else f"best_{number}"): words[number] for number in best}
-    for path in ending.write_best(folder, context.config_loader, request.origin, chosen):
-        ending.tell(path)
+    for path in summary.write_best(folder, context.config_loader, request.origin, chosen):
+        summary.tell(path)
     if compared and request.options.report:
-        ending.tell(ending.write_report(folder, compared))
+        summary.tell(summary.write_report(folder, compared))
     if apart:
-        ending.tell("The runs were not judged alike, so none is called the best: variata compare says what differs.")
+        summary.tell("The runs were not judged alike, so none is called the best: variata compare says what differs.")
 
 
 def launcher_of(context: HydraContext, task: TaskFunction, config: DictConfig, options: Options) -> Any:
@@ -190,27 +185,11 @@ def consecutive(points: Iterator[Point]) -> Iterator[list[Point]]:
         yield batch
 
 
-def require_own(folder: Path) -> None:
-    """Refuse the directory of a sweep that would have it, or one of its jobs, write elsewhere.
-
-    Raises:
-        RunError: Names the first link that leads out, see `directory.require_own`.
-    """
-    jobs = [path.name for path in folder.iterdir() if path.name.isdigit()] if folder.is_dir() else []
-    directory.require_own(folder, (*WRITTEN, *jobs))
-    for name in jobs:
-        directory.require_own(folder / name)
-
-
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Nobody else runs this sweep meanwhile. A directory in which it does not even begin is not left behind."""
-    folder.mkdir(parents=True, exist_ok=True)
+def gone_unless_begun(folder: Path) -> Iterator[None]:
+    """A directory in which a sweep does not even begin is not left behind."""
     try:
-        with FileLock(folder / ".lock", timeout=0):
-            yield
-    except Timeout:
-        raise RunError(f"Another process is at the sweep {folder}. Wait for it, or stop it, then resume.") from None
+        yield
     except BaseException:
         if not (folder / "sweep.json").is_file():
             shutil.rmtree(folder, ignore_errors=True)

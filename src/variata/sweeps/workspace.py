@@ -1,21 +1,15 @@
 """A W&B workspace that compares the runs of a group: curves, the frontier of rate and distortion, what mattered."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import wandb_workspaces.reports.v2 as panels
 import wandb_workspaces.workspaces as ws
 
 STEP, BEST = "trainer/global_step", "val/elbo"  # whose value in the summary is the best one
-SHOWN = (
-    "status",
-    BEST,
-    "test/nll",
-    "test/nll_stderr",
-    "test/elbo",
-    "test/rate",
-    "test/distortion",
-    "test/active_units",
-)
+TEST = ("test/nll", "test/nll_stderr", "test/elbo", "test/rate", "test/distortion", "test/active_units")
+CURVES = (BEST, "train/elbo", "train/rate", "train/distortion", "train/beta")
+PICTURES = ("images/samples", "images/reconstructions")
 
 
 def workspace(group: str, project: str, entity: str, keys: Sequence[str]) -> ws.Workspace:
@@ -31,79 +25,41 @@ def workspace(group: str, project: str, entity: str, keys: Sequence[str]) -> ws.
         name=f"variata {group}",
         entity=entity,
         project=project,
-        sections=[curves(), frontier(), results(), settings(keys), pictures()],
+        sections=[ws.Section(name=name, panels=shown, is_open=True) for name, shown in sections(keys).items()],
         settings=ws.WorkspaceSettings(x_axis=STEP, max_runs=50),
         runset_settings=ws.RunsetSettings(
             filters=ws.And(ws.Metric("Group") == group),
             order=[ws.Ordering(ws.Summary(BEST), ascending=False)],
-            pinned_columns=[f"summary:{name}" for name in SHOWN],
+            pinned_columns=[f"summary:{name}" for name in ("status", BEST, *TEST)],
         ),
     )
 
 
-def curves() -> ws.Section:
-    """How training went."""
-    return section(
-        "Training", [lines(y) for y in ("val/elbo", "train/elbo", "train/rate", "train/distortion", "train/beta")]
-    )
-
-
-def frontier() -> ws.Section:
-    """Rate against distortion: what is paid for, and what is bought."""
-    return section(
-        "Rate and distortion",
-        [
-            panels.ScatterPlot(
-                title="Distortion against rate, test, nats per image",
-                x=panels.SummaryMetric("test/rate"),
-                y=panels.SummaryMetric("test/distortion"),
-            ),
-            panels.ScatterPlot(
-                title="NLL against rate, test, nats per image",
-                x=panels.SummaryMetric("test/rate"),
-                y=panels.SummaryMetric("test/nll"),
-            ),
-        ],
-    )
-
-
-def results() -> ws.Section:
-    """Figures of the test set, run by run."""
-    return section(
-        "Results",
-        [
+def sections(keys: Sequence[str]) -> dict[str, list[Any]]:
+    """Panels by heading: how training went, what is paid for and what is bought, results, settings, pictures."""
+    columns = [panels.ParallelCoordinatesPlotColumn(panels.Config(key), log=key.endswith(".lr")) for key in keys]
+    best = panels.ParallelCoordinatesPlotColumn(panels.SummaryMetric(BEST), display_name=f"best {BEST}")
+    return {
+        "Training": [panels.LinePlot(title=y, x=STEP, y=[y], max_runs_to_show=50) for y in CURVES],
+        "Rate and distortion": [by_rate("Distortion", "test/distortion"), by_rate("NLL", "test/nll")],
+        "Results": [
             panels.BarPlot(title="NLL, test, nats per image", metrics=["test/nll"], max_bars_to_show=50),
             panels.BarPlot(title="Active units, test", metrics=["test/active_units"], max_bars_to_show=50),
             panels.ScalarChart(title="Lowest NLL", metric=panels.SummaryMetric("test/nll"), groupby_aggfunc="min"),
         ],
-    )
-
-
-def settings(keys: Sequence[str]) -> ws.Section:
-    """Which settings moved the bound."""
-    columns = [panels.ParallelCoordinatesPlotColumn(panels.Config(key), log=key.endswith(".lr")) for key in keys]
-    columns.append(panels.ParallelCoordinatesPlotColumn(panels.SummaryMetric(BEST), display_name="best val/elbo"))
-    return section(
-        "Settings",
-        [
-            panels.ParallelCoordinatesPlot(title="Settings and best val/elbo", columns=columns),
+        "Settings": [
+            panels.ParallelCoordinatesPlot(title=f"Settings and best {BEST}", columns=[*columns, best]),
             panels.ParameterImportancePlot(with_respect_to=BEST),
             panels.RunComparer(diff_only="split"),
         ],
+        "Pictures": [panels.MediaBrowser(title=name, num_columns=2, media_keys=[name]) for name in PICTURES],
+    }
+
+
+def by_rate(name: str, metric: str) -> panels.ScatterPlot:
+    """A figure of the test against the rate, a point per run."""
+    return panels.ScatterPlot(
+        title=f"{name} against rate, test, nats per image",
+        x=panels.SummaryMetric("test/rate"),
+        y=panels.SummaryMetric(metric),
     )
-
-
-def pictures() -> ws.Section:
-    """Samples and reconstructions side by side."""
-    names = ("images/samples", "images/reconstructions")
-    return section("Pictures", [panels.MediaBrowser(title=name, num_columns=2, media_keys=[name]) for name in names])
-
-
-def section(name: str, shown: list) -> ws.Section:
-    """Panels under a heading, open."""
-    return ws.Section(name=name, panels=shown, is_open=True)
-
-
-def lines(metric: str) -> panels.LinePlot:
-    """A metric over optimizer updates, a line per run."""
-    return panels.LinePlot(title=metric, x=STEP, y=[metric], max_runs_to_show=50)

@@ -216,7 +216,7 @@ class Slurm:
             pause = min(10.0, 1.03 * pause) if over is not None else min(60.0, 2 * pause)
         for number, state in over.items():
             job = self.running.pop(number)
-            if number in self.found and not settled(job).status.final:
+            if number in self.found and not outcome_seen(job).status.final:
                 self.arrays.append([job])
                 continue
             self._ensure_marked(job, number, state)
@@ -231,7 +231,7 @@ class Slurm:
 
     def _ensure_marked(self, job: Job, number: str, state: str) -> None:
         """Say in results.json that the job failed and what SLURM says of it, where its process could not."""
-        if settled(job).status.final:
+        if outcome_seen(job).status.final:
             return
         log = JobPaths(self.logs, number).stderr
         lines = log.read_text().splitlines() if log.is_file() else []
@@ -244,7 +244,7 @@ class Slurm:
             say(f"Another process is still at the job {job.folder}, for which {number} waited in vain: it goes on.")
 
 
-def settled(job: Job) -> Outcome:
+def outcome_seen(job: Job) -> Outcome:
     """How a job that SLURM ended did; a shared file system may show what it knew before."""
     deadline = time.monotonic() + LATE
     while (how := outcome(job.folder)).status == Status.NOT_BEGUN and time.monotonic() < deadline:
