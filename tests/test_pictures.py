@@ -199,18 +199,12 @@ def test_a_traversal_of_a_ladder_moves_channels_of_any_rung_and_says_which():
     assert moved.images.shape == (5, 3, 1, 4, 4) and moved.values.shape == (5, 3)
     assert "1.0" in moved.names and all(name in moved.caption for name in moved.names)
     kl = [latent.kl_per_dim.mean(0).sum((1, 2)) for latent in vae.encode(x)]
-    torch.testing.assert_close(
-        moved.scores,
-        torch.cat(kl)[[3 * r + c for r, c in zip(moved.rungs, moved.dimensions, strict=True)]],
-        rtol=0.2,
-        atol=0.5,
-    )
+    for rung, channel, score in zip(moved.rungs, moved.dimensions, moved.scores, strict=True):
+        assert score.item() == pytest.approx(kl[rung][channel].item(), rel=0.1)  # of draws of their own
     assert moved.scores.diff().max() <= 0
     for row, (rung, channel) in enumerate(zip(moved.rungs, moved.dimensions, strict=True)):
         z = [own[:1].clone() for own in vae.codes(x)]
-        mean = (
-            torch.zeros(2, 2) if rung == 0 else interpolate(z[0], size=(4, 4))[0, channel]
-        )  # of the prior, given above
+        mean = interpolate(z[0], size=(4, 4))[0, channel] if rung else torch.zeros(2, 2)  # of the prior, given above
         z[rung][0, channel] = mean + (1 + rung) * 3
         assert torch.allclose(moved.images[row, -1], vae.decode(*z).mean[0], atol=1e-6)
 
