@@ -1,4 +1,4 @@
-"""What is refused and how it is said, without starting a run; tests/test_fuzz.py tries whole command lines."""
+"""What is refused and how it is said, without starting a run; tests/commands/test_fuzz.py tries whole command lines."""
 
 import copy
 import json
