@@ -109,3 +109,10 @@ def test_the_example_of_a_new_prior_trains():
     trace = small(prior=documented_prior())(torch.rand(4, 1, 4, 4).round())
     (trace.kl.sum(0) - trace.log_px).mean().backward()
     assert trace.kl.isfinite().all() and trace.latents[0].kl_per_dim is None
+
+
+def test_tests_lie_as_the_code_does():
+    def rooms(folder):
+        return {path.name for path in folder.iterdir() if path.is_dir() and list(path.glob("*.py"))}
+
+    assert rooms(ROOT / "tests") <= rooms(ROOT / "src" / "variata")

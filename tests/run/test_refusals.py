@@ -1,4 +1,4 @@
-"""What is refused and how it is said, without starting a run; tests/test_fuzz.py tries whole command lines."""
+"""What is refused and how it is said, without starting a run; tests/commands/test_fuzz.py tries whole command lines."""
 
 import copy
 import json
@@ -12,8 +12,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from conftest import ROOT
-from variata.commands import attributes, evaluate, quality
-from variata.commands import pictures as toolbox
+from variata.commands.main import run as run_command
 from variata.commands.train import folder, require_single, run_dir
 from variata.config.compose import arranged
 from variata.config.explain import told
@@ -269,25 +268,20 @@ def test_what_is_not_there_yet_is_not_made_elsewhere(run, tmp_path, name):
 def test_pictures_are_not_drawn_where_a_link_leads(run, victim, command):
     before, path = snapshot(victim), linked(run, "images", victim / "images")
     with pytest.raises(RunError, match=f"{path} leads out"):
-        toolbox.execute(command, toolbox.parser(command).parse_args([str(run)]))
+        run_command(command, [str(run)])
     assert snapshot(victim) == before
 
 
 @pytest.mark.parametrize("name", ["images", "attributes.json", "results.json"])
 @pytest.mark.parametrize(
     ("command", "words"),
-    [
-        (evaluate.evaluate, evaluate.parser().parse_args(["RUN", "evaluate=[nll]"])),
-        (quality.quality, quality.parser().parse_args(["RUN"])),
-        (attributes.attributes, attributes.parser().parse_args(["RUN", "--attribute=x"])),
-    ],
+    [("evaluate", ["evaluate=[nll]"]), ("quality", []), ("attributes", ["--attribute=x"])],
     ids=["evaluate", "quality", "attributes"],
 )
 def test_findings_are_not_written_where_a_link_leads(run, victim, command, words, name):
     before, path = snapshot(victim), linked(run, name, victim / name)
-    words.run = run
     with pytest.raises(RunError, match=f"{path} leads out"):
-        command(words)
+        run_command(command, [str(run), *words])
     assert snapshot(victim) == before
 
 

@@ -11,7 +11,7 @@ import yaml
 
 from conftest import ROOT, environment
 from models import small
-from variata.commands import evaluate
+from variata.commands.main import run as run_command
 from variata.config.renamed import KEYS, RENAMED, renamed
 from variata.config.schema import checked
 from variata.config.targets import SLOTS, locate
@@ -195,7 +195,7 @@ def test_a_sweep_looks_the_way_in_which_a_figure_is_better():
 def test_words_that_judge_nothing_are_refused_before_torch_is_imported(tmp_path, words, message):
     (tmp_path / "config.yaml").write_text((ROOT / "tests" / "run.yaml").read_text())
     with pytest.raises(ConfigError, match=message):
-        evaluate.evaluate(evaluate.parser().parse_intermixed_args([str(tmp_path), *words]))
+        run_command("evaluate", [str(tmp_path), *words])
 
 
 # --- names of before --------------------------------------------------------------------------------------------------

@@ -222,7 +222,7 @@ TEXTS += [
 
 
 def damages(whole: bytes, draw: random.Random) -> dict[str, bytes | str]:
-    """Other contents of a file, and other things in its place: of those tests/test_refusals.py tries all."""
+    """Other contents of a file, and other things in its place: of those tests/run/test_refusals.py tries all."""
     flips = {}
     for place in draw.sample(range(len(whole)), min(3, len(whole))):
         flipped = bytes([whole[place] ^ 1 << draw.randrange(8)])

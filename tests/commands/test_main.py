@@ -9,8 +9,8 @@ import pytest
 from conftest import ROOT, environment
 from variata import commands as package
 from variata.commands.main import commands, main
+from variata.evaluation.attributes import STRENGTHS
 from variata.evaluation.pictures import STEPS
-from variata.training.callbacks import STRENGTHS
 
 MODULES = {name: f"variata.commands.{name.replace('-', '_')}" for name in commands() if name != "train"}
 
@@ -53,7 +53,7 @@ def test_what_commands_share_is_explained_in_one_wording():
 def test_what_is_drawn_by_default_is_what_the_library_draws():
     for name, option, value in (("traverse", "steps", STEPS), ("interpolate", "steps", STEPS)):
         assert import_module(MODULES[name]).parser().get_default(option) == value
-    assert import_module(MODULES["attributes"]).parser().get_default("strengths") == STRENGTHS
+    assert import_module(MODULES["attributes"]).parser().get_default("strengths") == list(STRENGTHS)
 
 
 @pytest.mark.parametrize(
