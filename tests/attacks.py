@@ -56,7 +56,7 @@ lightning.pytorch.strategies.SingleDeviceStrategy
 BORROWED = names("""
 variata.data.files.gzip.open variata.data.files.gzip variata.data.files.shutil.rmtree variata.data.files.Path
 variata.data.files.tempfile.mkdtemp variata.run.directory.subprocess.run variata.training.checkpoints.torch.load
-variata.training.watch.Path variata.training.callbacks.ModelCheckpoint variata.training.callbacks.TQDMProgressBar
+variata.training.watch.Path variata.training.saving.ModelCheckpoint variata.training.callbacks.TQDMProgressBar
 variata.training.callbacks.pl.Trainer variata.priors.nn.Linear variata.priors.Distribution variata.priors.__builtins__
 variata.priors.__builtins__.eval variata.priors.__loader__.get_data variata.priors.__spec__ variata.priors.__class__
 variata.priors.Mixture.__init__ variata.priors.Mixture.__class__ variata.__path__
@@ -65,14 +65,14 @@ variata.build.flat.__globals__ variata.build.flat.__call__
 """)
 # methods, class methods, functions, abstract classes, modules, and what a run makes itself
 OURS = names("""
-variata.core.VAE.load_state_dict variata.core.VAE variata.run.job.Job.loads variata.training.callbacks.Last.write
+variata.core.VAE.load_state_dict variata.core.VAE variata.run.job.Job.loads variata.training.saving.Last.write
 variata.training.callbacks.Pictures.draw variata.data.module.ImageDataModule.setup variata.data.module.ImageDataModule
 variata.data.packed.Packed.load variata.data.packed.read_file variata.data.files.fetch variata.data.mnist.fetch_idx
 variata.data.mnist.load_grey variata.build._encode variata.run.loading.load variata.run.loading.open_data variata.load
 variata.training.checkpoints.read variata.atomic.write variata.run.directory variata.run.wandb.finish
 variata.run.csv.CSV
 variata.run.wandb._remember variata.run.launch.launch variata.run.ranks.Ranks variata.run.run.Run
-variata.run.pruning.Pruning variata.training.callbacks.Last variata.training.callbacks.Best
+variata.run.pruning.Pruning variata.training.saving.Last variata.training.saving.Best
 variata.training.callbacks.Progress
 variata.priors.Prior variata.core.Encoder variata.schedules.Ramp variata.schedules.Schedule
 variata.schedules.Beta variata.data.source.ImageSource variata.data.digits.Digits
@@ -133,11 +133,11 @@ ODD = {  # by what is changed; a value replaces what stands there
     "a folder of pictures": ("callbacks.pictures.dirpath", "<elsewhere>"),
     "a folder of the last checkpoint": (
         "callbacks.x",
-        {"_target_": "variata.training.callbacks.Last", "folder": "<elsewhere>"},
+        {"_target_": "variata.training.saving.Last", "folder": "<elsewhere>"},
     ),
     "a folder of the best checkpoint": (
         "callbacks.x",
-        {"_target_": "variata.training.callbacks.Best", "folder": "<elsewhere>"},
+        {"_target_": "variata.training.saving.Best", "folder": "<elsewhere>"},
     ),
     "a folder of checkpoints": (
         "callbacks.x",

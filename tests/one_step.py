@@ -18,8 +18,8 @@ from variata.data.digits import digits
 from variata.likelihoods import OptimalGaussian
 from variata.objectives import ELBO, IWAE
 from variata.schedules import Constant
-from variata.training.callbacks import Last
 from variata.training.module import Training
+from variata.training.saving import Last
 
 DEVICES = int(os.environ.get("WORLD_SIZE", 1))
 MODELS = {

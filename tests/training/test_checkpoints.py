@@ -28,7 +28,8 @@ from variata.run.job import Job, resumed
 from variata.run.launch import full_disk_told
 from variata.run.run import require_validation
 from variata.training import checkpoints
-from variata.training.callbacks import EMA, Best, EarlyStops, Last
+from variata.training.callbacks import EMA
+from variata.training.saving import Best, EarlyStops, Last
 
 
 def state(step=3, seed=0):

@@ -25,9 +25,10 @@ from variata.priors import StandardNormal
 from variata.run.csv import CSV
 from variata.run.report import latent_shapes
 from variata.schedules import Constant, Linear
-from variata.training.callbacks import EMA, Best, Last, Pictures
+from variata.training.callbacks import EMA, Pictures
 from variata.training.checkpoints import Files
 from variata.training.module import Training
+from variata.training.saving import Best, Last
 
 
 class Records(pl.loggers.Logger):

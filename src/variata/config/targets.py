@@ -131,7 +131,10 @@ SLOTS = {
     "callbacks.*": Kind(
         Callback,
         others=named(callbacks, EarlyStopping, Timer),
-        excluded=tuple(f"variata.training.callbacks.{name}" for name in ("Progress", "EarlyStops", "Last", "Best")),
+        excluded=(
+            "variata.training.callbacks.Progress",
+            *(f"variata.training.saving.{name}" for name in ("EarlyStops", "Last", "Best")),
+        ),
     ),
 }
 

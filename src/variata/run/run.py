@@ -29,8 +29,9 @@ from variata.run.wandb import IDENTITY, finish, remembered
 from variata.signals import signals_to
 from variata.statuses import Status
 from variata.training import checkpoints
-from variata.training.callbacks import EMA, Best, EarlyStops, Last, Pictures, Progress
+from variata.training.callbacks import EMA, Pictures, Progress
 from variata.training.module import Training
+from variata.training.saving import Best, EarlyStops, Last
 
 if TYPE_CHECKING:
     from variata.run.pruning import Pruning
