@@ -122,17 +122,15 @@ class NLL(Evaluation):
             Diverged: It is not finite.
         """
         batches, (rank, devices), mean = data.test_dataloader(), data.place, MeanNLL().to(vae.device)
+        if not len(batches):
+            return Findings()
         for turn, batch in enumerate(tqdm(batches, "NLL", leave=False, disable=None if rank == 0 else True)):
             if len(batch):  # else only other devices have some left
                 with noise(stream(data.eval_seed, 1 + turn * devices + rank)):
                     batch = data.prepared(batch.to(vae.device), "test")
                     vae(batch, passes(len(vae.rungs)))  # the test's ELBO draws first from the noise of a batch
                     mean.update(importance_weighted(vae, batch, self.samples, self.rows))
-        return (
-            self._findings({name: float(value) for name, value in mean.compute().items()}, data)
-            if len(batches)
-            else Findings()
-        )
+        return self._findings({name: float(value) for name, value in mean.compute().items()}, data)
 
     def _findings(self, found: Mapping[str, float], data: ImageDataModule) -> Findings:
         if not all(map(math.isfinite, found.values())):

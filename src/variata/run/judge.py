@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from variata import __version__
 from variata.config.plain import Config
 from variata.config.targets import build, check
 from variata.core import VAE, judging
@@ -42,7 +43,8 @@ def results(evaluation: Evaluation, findings: Findings) -> dict[str, Any]:
 
 def merged(earlier: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:
     """Two parts of results.json as one; of the same figure the later one."""
-    metrics = {**earlier.get("metrics", {}), **later.get("metrics", {})}
+    said = [part["metrics"] for part in (earlier, later) if isinstance(part.get("metrics"), dict)]
+    metrics = {name: metric for metrics in said for name, metric in metrics.items()}
     return {**earlier, **later, **({"metrics": metrics} if metrics else {})}
 
 
@@ -74,15 +76,14 @@ def judge(
     data.limits = tested(config, data)
     for evaluation in evaluations.values():
         evaluation.require(data)
-    vae, later = vae.to(place), dict[str, Any]()
+    vae, later, made_by = vae.to(place), dict[str, Any](), f"{__version__} at {directory.git_sha()}"
     for name, evaluation in evaluations.items():
         findings = found(evaluation, vae, data)
-        show(
-            name, findings.said(evaluation.metrics), findings.write(out or run, out or run / "images"), findings.tables
-        )
-        version = directory.provenance(config, None)
-        later = merged(later, results(evaluation, findings))
-        later[f"evaluate/{name}"] = f"{version['version']} at {version['git_sha']}"
+        if out is None:
+            directory.require_own(run, findings.files)
+        paths = findings.write(out or run, out or run / "images")
+        show(name, findings.said(evaluation.metrics), paths, findings.tables)
+        later = merged(later, {**results(evaluation, findings), f"evaluate/{name}": made_by})
     if out is None:
         keep(run, later)
 
