@@ -6,7 +6,7 @@ import time
 from hashlib import sha256
 from pathlib import Path
 from textwrap import shorten
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -14,19 +14,19 @@ from omegaconf import DictConfig, OmegaConf
 from rich.text import Text
 
 from variata import atomic
+from variata.compare.comparison import Comparison, compare
 from variata.compare.metrics import METRICS, Metric
+from variata.compare.page import page
 from variata.compare.statistics import pareto
 from variata.compare.table import Cell, Table, console, figure_cells, show, status_cell
 from variata.formatting import brief
 from variata.run import secrets
 from variata.run.directory import Outcome
+from variata.run.reader import read_below
 from variata.statuses import Status
 from variata.sweeps.options import direction
 from variata.sweeps.origin import PRIMARY, Origin
 from variata.sweeps.space import Space
-
-if TYPE_CHECKING:
-    from variata.compare.comparison import Comparison
 
 FIGURES = ("val/elbo", "test/nll")
 SECONDS = Metric("train/seconds", "seconds", "seconds", digits=0)
@@ -189,19 +189,14 @@ def composing(
     return content, unsaid
 
 
-def compared(folder: Path, objectives: list[str]) -> "Comparison":
+def compared(folder: Path, objectives: list[str]) -> Comparison:
     """All runs of the sweep, ranked by its one objective where that is a figure of reports."""
-    from variata.compare.comparison import compare
-    from variata.run.reader import read_below
-
     by = objectives[0] if len(objectives) == 1 and objectives[0] in METRICS else None
     return compare(read_below([folder]), [], by)
 
 
-def write_report(folder: Path, comparison: "Comparison") -> Path:
+def write_report(folder: Path, comparison: Comparison) -> Path:
     """Write report.html, which ends with the command that writes it again."""
-    from variata.compare.page import page
-
     path = folder / "report.html"
     words = ["variata", "compare", str(folder), "--by", comparison.by.name, "--html", str(path)]
     atomic.write(path, page(comparison, shlex.join(words)))
