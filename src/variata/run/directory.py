@@ -69,16 +69,20 @@ def require_own(folder: Path, names: Iterable[str] = (*WRITTEN, *SWEEP)) -> None
     Raises:
         RunError: Names the first.
     """
+    jobs = [path.name for path in folder.iterdir() if path.name.isdigit()] if folder.is_dir() else []
+    _require_within(folder, (*names, *jobs))
+    for job in jobs:
+        _require_within(folder / job, names)
+
+
+def _require_within(folder: Path, names: Iterable[str]) -> None:
     home = Path(os.path.realpath(folder))
-    jobs = [path for path in folder.iterdir() if path.name.isdigit()] if folder.is_dir() else []
-    for path in (*(folder / name for name in names), *jobs):
+    for path in (folder / name for name in names):
         if not (target := Path(os.path.realpath(path))).is_relative_to(home):
             raise RunError(
                 f"{path} leads out of the directory, to {target}, and would be written there. Put what it leads to in "
                 "its place, or remove the link; the directory as a whole may lie elsewhere."
             )
-    for job in jobs:
-        require_own(job, names)
 
 
 class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader), get_yaml_loader()):  # type: ignore[misc]
