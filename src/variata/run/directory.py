@@ -30,6 +30,7 @@ BUSY = 75  # exit code of a process that found another at its job
 CACHE = "~/.cache/variata"  # of packed images, where VARIATA_CACHE names none
 LOW_ESS = 10  # median effective sample size of an NLL, below which it is marked: few samples have all the weight
 LARGEST = 1e100  # of a figure: no float32 holds more, and the squares of far more overflow
+MINUTES = "train/minutes"
 DEEPEST = 50  # levels of a configuration
 
 FILES = (
@@ -284,7 +285,10 @@ class Outcome:
 
 
 def figure(results: dict[str, Any], name: str) -> float | None:
-    """A number of results.json; None where there is none, or one that is not finite."""
+    """A number of results.json, or minutes for its seconds; None where there is none, or one that is not finite."""
+    if name == MINUTES and name not in results:
+        seconds = figure(results, "train/seconds")
+        return None if seconds is None else seconds / 60
     value = results.get(name)
     return float(value) if value is not None and _figure(value) and math.isfinite(value) else None
 
