@@ -13,6 +13,8 @@ from omegaconf import DictConfig
 if TYPE_CHECKING:
     from variata.run.job import Job
     from variata.sweeps.jobs import Ended
+    from variata.sweeps.launchers.local import Local
+    from variata.sweeps.launchers.slurm import Slurm
 
 
 class Sweep(Sweeper):
@@ -30,6 +32,7 @@ class Sweep(Sweeper):
 class ProcessLauncher(Launcher):
     """Runs jobs in processes of their own, which are handed a resolved configuration and never compose one."""
 
+    runner: "Local | Slurm"  # made in setup
     together = 0  # jobs it takes at once where all are known beforehand; 0: as there is room
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
@@ -37,7 +40,7 @@ class ProcessLauncher(Launcher):
 
     def run(self, jobs: "Iterable[Job]", ended: "Ended") -> None:
         """Run jobs as they come, some at a time, and tell of each when it has ended."""
-        raise NotImplementedError
+        self.runner.run(jobs, ended)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """As Hydra's own sweepers call it."""
@@ -63,10 +66,7 @@ class Joblib(ProcessLauncher):
         from variata.sweeps.launchers.local import Local
 
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
-        self.local = Local(self.jobs, gpus=config.trainer.accelerator != "cpu")
-
-    def run(self, jobs: "Iterable[Job]", ended: "Ended") -> None:
-        self.local.run(jobs, ended)
+        self.runner = Local(self.jobs, gpus=config.trainer.accelerator != "cpu")
 
 
 class SubmititSlurm(ProcessLauncher):
@@ -90,7 +90,4 @@ class SubmititSlurm(ProcessLauncher):
         from variata.sweeps.launchers.slurm import Slurm
 
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
-        self.slurm = Slurm(self.jobs, self.max_num_timeout, self.options)
-
-    def run(self, jobs: "Iterable[Job]", ended: "Ended") -> None:
-        self.slurm.run(jobs, ended)
+        self.runner = Slurm(self.jobs, self.max_num_timeout, self.options)

@@ -295,6 +295,11 @@ def test_a_sweep_writes_nothing_where_a_link_leads(tmp_path, victim, name):
         directory.require_own(tmp_path / "sweep")
 
 
+def test_a_sweep_that_is_its_own_job_is_looked_at_once(tmp_path):
+    (tmp_path / "0").symlink_to(tmp_path)
+    directory.require_own(tmp_path)
+
+
 def test_a_run_on_another_disk_is_gone_on_with(run, tmp_path):
     (tmp_path / "link").symlink_to(run)
     (tmp_path / "outputs").symlink_to(tmp_path)

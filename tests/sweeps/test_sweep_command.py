@@ -307,7 +307,7 @@ def test_a_launcher_of_arrays_is_handed_a_grid_in_lists_and_a_search_one_by_one(
 
     def run(self, some, ended):
         handed.append(len(some) if isinstance(some, list) else None)
-        self.local.run(some, ended)
+        self.runner.run(some, ended)
 
     joblib = sys.modules["hydra_plugins.variata_plugins"].Joblib
     monkeypatch.setattr(joblib, "together", 2)

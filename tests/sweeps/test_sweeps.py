@@ -501,7 +501,7 @@ def test_a_killed_search_is_resumed_and_every_trial_counts_once(tmp_path):
 def workers(folder: Path) -> list[str]:
     """Processes at work on jobs of a sweep."""
     lines = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout.splitlines()
-    return [line for line in lines if "variata.run.__main__" in line and str(folder) in line]
+    return [line for line in lines if "-m variata.run " in line and str(folder) in line]
 
 
 @pytest.mark.slow

@@ -31,6 +31,7 @@ from variata.statuses import RECORDED, Status
 BUSY = 75  # exit code of a process that found another at its job
 CACHE = "~/.cache/variata"  # of packed images, where VARIATA_CACHE names none
 LARGEST = 1e100  # of a figure: no float32 holds more, and the squares of far more overflow
+MINUTES = "train/minutes"
 DEEPEST = 50  # levels of a configuration
 
 FILES = (
@@ -70,16 +71,20 @@ def require_own(folder: Path, names: Iterable[str] = (*WRITTEN, *SWEEP)) -> None
     Raises:
         RunError: Names the first.
     """
+    jobs = [path.name for path in folder.iterdir() if path.name.isdigit()] if folder.is_dir() else []
+    _require_within(folder, (*names, *jobs))
+    for job in jobs:
+        _require_within(folder / job, names)
+
+
+def _require_within(folder: Path, names: Iterable[str]) -> None:
     home = Path(os.path.realpath(folder))
-    jobs = [path for path in folder.iterdir() if path.name.isdigit()] if folder.is_dir() else []
-    for path in (*(folder / name for name in names), *jobs):
+    for path in (folder / name for name in names):
         if not (target := Path(os.path.realpath(path))).is_relative_to(home):
             raise RunError(
                 f"{path} leads out of the directory, to {target}, and would be written there. Put what it leads to in "
                 "its place, or remove the link; the directory as a whole may lie elsewhere."
             )
-    for job in jobs:
-        require_own(job, names)
 
 
 class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader), get_yaml_loader()):  # type: ignore[misc]
@@ -270,7 +275,10 @@ class Outcome:
 
 
 def figure(results: dict[str, Any], name: str) -> float | None:
-    """A number of results.json; None where there is none, or one that is not finite."""
+    """A number of results.json, or minutes for its seconds; None where there is none, or one that is not finite."""
+    if name == MINUTES and name not in results:
+        seconds = figure(results, "train/seconds")
+        return None if seconds is None else seconds / 60
     value = results.get(name)
     return float(value) if value is not None and _figure(value) and math.isfinite(value) else None
 

@@ -13,7 +13,7 @@ from typing import Any
 from variata.config.plain import Flat, flat
 from variata.errors import ConfigError, RunError
 from variata.formatting import natural, number, printable
-from variata.run.directory import LARGEST, ForeignError, figure, read_config, read_results, read_text
+from variata.run.directory import LARGEST, MINUTES, ForeignError, figure, read_config, read_results, read_text
 from variata.statuses import Status
 
 CURVE = ("step", "val/elbo", "val/rate", "val/distortion")  # columns of metrics.csv
@@ -195,9 +195,8 @@ def _point(words: list[str]) -> tuple[float, ...]:
 
 def completed(results: dict[str, Any], curve: list[tuple[float, ...]]) -> dict[str, Any]:
     """Results with what follows from others: figures at the best validation, minutes; NaN is None."""
-    seconds = results.get("train/seconds")
-    minutes = {} if seconds is None else {"train/minutes": seconds / 60}
-    every = {**best(curve), **minutes, **results}
+    minutes = figure(results, MINUTES)
+    every = {**best(curve), **({} if minutes is None else {MINUTES: minutes}), **results}
     return {k: None if isinstance(v, float) and not bounded(v) else v for k, v in every.items()}
 
 

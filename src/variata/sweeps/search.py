@@ -179,14 +179,7 @@ def opened(journal: Path, options: Options, parallel: int) -> "optuna.Study":
     """
     import optuna
 
-    folder = journal.parent
-    if (folder / "study.db").is_file():
-        raise RunError(
-            f"{folder} was begun by an earlier version, and its study.db is not read any more: the search cannot go "
-            "on. Its runs can: python train.py resume=<run>."
-        )
-    if (folder / "0").is_dir() and not journal.is_file():
-        raise RunError(f"{folder} has jobs, but {journal.name} is gone, without which a search cannot go on.")
+    require_journal(journal)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     try:
@@ -204,6 +197,18 @@ def opened(journal: Path, options: Options, parallel: int) -> "optuna.Study":
     seed = options.seed + len(trials.get_trials(deepcopy=False))  # resumed, it does not draw the same again
     trials.sampler = sampler(options.sampler, seed, parallel)
     return trials
+
+
+def require_journal(journal: Path) -> None:
+    """Refuse to begin a search anew where one has been."""
+    folder = journal.parent
+    if (folder / "study.db").is_file():
+        raise RunError(
+            f"{folder} was begun by an earlier version, and its study.db is not read any more: the search cannot go "
+            "on. Its runs can: python train.py resume=<run>."
+        )
+    if (folder / "0").is_dir() and not journal.is_file():
+        raise RunError(f"{folder} has jobs, but {journal.name} is gone, without which a search cannot go on.")
 
 
 def draw(

@@ -6,7 +6,7 @@ import time
 from hashlib import sha256
 from pathlib import Path
 from textwrap import shorten
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -14,22 +14,21 @@ from omegaconf import DictConfig, OmegaConf
 from rich.text import Text
 
 from variata import atomic
+from variata.compare.comparison import Comparison, compare
+from variata.compare.page import page
 from variata.compare.statistics import pareto
 from variata.compare.table import Cell, Table, console, figure_cells, show, status_cell
 from variata.formatting import brief
 from variata.metrics import METRICS, Metric
 from variata.run import secrets
-from variata.run.directory import Outcome
+from variata.run.directory import MINUTES, Outcome
+from variata.run.reader import read_below
 from variata.statuses import Status
 from variata.sweeps.options import direction
 from variata.sweeps.origin import PRIMARY, Origin
 from variata.sweeps.space import Space
 
-if TYPE_CHECKING:
-    from variata.compare.comparison import Comparison
-
-FIGURES = ("val/elbo", "test/nll")
-SECONDS = Metric("train/seconds", "seconds", "seconds", digits=0)
+FIGURES = ("val/elbo", "test/nll", MINUTES)
 
 Outcomes = dict[int, Outcome]
 
@@ -74,18 +73,19 @@ def table(
     folder: Path, space: Space, outcomes: Outcomes, words: dict[int, list[str]], best: list[int], names: list[str]
 ) -> None:
     """Print all jobs that have begun: what each tried, how it ended, its figures, or why it has none."""
-    known = {name for how in outcomes.values() for name in how.results if how.figure(name) is not None}
-    figures = [METRICS.get(name, Metric(name, name)) for name in dict.fromkeys([*names, *FIGURES]) if name in known]
+    wanted = dict.fromkeys([*names, *FIGURES])
+    known = [name for name in wanted if any(how.figure(name) is not None for how in outcomes.values())]
+    figures = [METRICS.get(name, Metric(name, name)) for name in known]
     begun = {number: how for number, how in sorted(outcomes.items()) if how.status != Status.NOT_BEGUN}
     rows = []
     for number, how in begun.items():
         chosen = varied(space, words[number])
         tried = [Cell(brief(chosen.get(name, ""))) for name in space.axes]
         job = Cell(f"{number}{' *' if number in best else ''}", number)
-        rows.append([job, *tried, status_cell(how.status), *figure_cells(how, [*figures, SECONDS])])
+        rows.append([job, *tried, status_cell(how.status), *figure_cells(how, figures)])
     tell(f"jobs of {folder}")
     if begun:
-        headings = ["job", *space.axes, "status", *(metric.label for metric in [*figures, SECONDS])]
+        headings = ["job", *space.axes, "status", *(metric.label for metric in figures)]
         show(Table("", headings, rows, words=len(space.axes) + 2))
     if waiting := len(outcomes) - len(begun):
         tell(f"{waiting} job{'s have' if waiting > 1 else ' has'} not begun.")
@@ -189,19 +189,14 @@ def composing(
     return content, unsaid
 
 
-def compared(folder: Path, objectives: list[str]) -> "Comparison":
+def compared(folder: Path, objectives: list[str]) -> Comparison:
     """All runs of the sweep, ranked by its one objective where that is a figure of reports."""
-    from variata.compare.comparison import compare
-    from variata.run.reader import read_below
-
     by = objectives[0] if len(objectives) == 1 and objectives[0] in METRICS else None
     return compare(read_below([folder]), [], by)
 
 
-def write_report(folder: Path, comparison: "Comparison") -> Path:
+def write_report(folder: Path, comparison: Comparison) -> Path:
     """Write report.html, which ends with the command that writes it again."""
-    from variata.compare.page import page
-
     path = folder / "report.html"
     words = ["variata", "compare", str(folder), "--by", comparison.by.name, "--html", str(path)]
     atomic.write(path, page(comparison, shlex.join(words)))
