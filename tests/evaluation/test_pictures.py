@@ -77,7 +77,7 @@ def live_and_dead(prior) -> VAE:
 
     shown = Returns(lambda z: normal(z.view(-1, 1, 1, 5), torch.ones(len(z), 1, 1, 5)))
     rung = Rung(Returns(posterior), Returns(lambda state: prior(len(state))), Concat())
-    return VAE(Returns(lambda x: [x.flatten(1)]), [rung], nn.Identity(), shown, (0,))
+    return VAE(Returns(lambda batch: [batch.x.flatten(1)]), [rung], nn.Identity(), shown, (0,))
 
 
 def gaussian(n):

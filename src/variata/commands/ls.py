@@ -14,7 +14,7 @@ from variata.metrics import LOOSE, METRICS
 from variata.run.reader import QUIET, LeftOut, Run, read_below
 from variata.statuses import Status
 
-STATUSES = [status for status in Status if status != Status.NOT_BEGUN]
+STATUSES = [str(status) for status in Status if status != Status.NOT_BEGUN]
 DATED = re.compile(r"\d{4}-\d\d-\d\d_")  # name of a run that is no job of a sweep
 SHOWN = [METRICS[name] for name in ("val/elbo", "test/nll", "train/minutes")]
 HELP = f"""\
