@@ -67,7 +67,7 @@ def test_what_is_drawn_by_default_is_what_the_library_draws():
         (["reconstruct", "run", "--images", "few"], "--images is a number from 1 to 1000000, got few."),
         (["sample", "nowhere"], "nowhere is no run directory: it has no config.yaml."),
         (["compare"], "the following arguments are required: PATH. See `variata compare --help`."),
-        (["ls", "--status", "done"], "--status: invalid choice: 'done' (choose from 'finished', 'failed',"),
+        (["ls", "--status", "done"], "--status: invalid choice: 'done' (choose from 'finished', 'pruned',"),
         (["schedules", "beta=cylical"], "beta=cylical is unknown. Did you mean cyclical?"),
         (["wandb-sweep", "optun"], "sweep=optun is unknown. Did you mean optuna?"),
     ],

@@ -29,7 +29,7 @@ def invertible(dims=3) -> VAE:
     prior = Returns(lambda state: normal(torch.zeros(len(state), dims), torch.ones(len(state), dims)))
     rung = Rung(Returns(lambda h: normal(h, torch.ones_like(h))), prior, Concat())
     images = Returns(lambda z: normal(z.view(-1, 1, 1, dims), torch.ones(len(z), 1, 1, dims)))
-    return VAE(Returns(lambda x: [x.flatten(1)]), [rung], nn.Identity(), images, (0,))
+    return VAE(Returns(lambda batch: [batch.x.flatten(1)]), [rung], nn.Identity(), images, (0,))
 
 
 def test_the_vector_of_an_attribute_is_the_difference_of_the_groups():

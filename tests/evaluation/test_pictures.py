@@ -7,7 +7,7 @@ from torch import nn
 from torch.distributions import Distribution
 from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
-from models import Returns, small
+from models import Held, Returns, small
 from variata.core import VAE, Concat, Rung
 from variata.data.module import ImageDataModule
 from variata.data.pixels import dequantise
@@ -77,7 +77,7 @@ def live_and_dead(prior) -> VAE:
 
     shown = Returns(lambda z: normal(z.view(-1, 1, 1, 5), torch.ones(len(z), 1, 1, 5)))
     rung = Rung(Returns(posterior), Returns(lambda state: prior(len(state))), Concat())
-    return VAE(Returns(lambda x: [x.flatten(1)]), [rung], nn.Identity(), shown, (0,))
+    return VAE(Returns(lambda batch: [batch.x.flatten(1)]), [rung], nn.Identity(), shown, (0,))
 
 
 def gaussian(n):
@@ -177,7 +177,7 @@ def ladder() -> VAE:
     wide = torch.full((1, 2, 4, 4), 2.0)
     around = Returns(lambda state: normal(mean := interpolate(state, size=(4, 4))[:, 1:3], wide.expand_as(mean)))
     lower = Rung(Returns(lambda h: normal(h, torch.full_like(h, 0.05))), around, Raise())
-    encoder = Returns(lambda x: [adaptive_avg_pool2d(x, 2).expand(-1, 3, -1, -1), torch.cat([x, -x], 1)])
+    encoder = Returns(lambda b: [adaptive_avg_pool2d(b.x, 2).expand(-1, 3, -1, -1), torch.cat([b.x, -b.x], 1)])
     decoder = nn.Conv2d(1 + 3 + 2, 1, 3, padding=1)
     shown = Returns(lambda y: normal(y.sigmoid(), torch.ones_like(y)))
     return VAE(encoder, [upper, lower], decoder, shown, (1, 2, 2))
@@ -228,9 +228,7 @@ def test_a_ladder_is_edited_and_sampled_in_all_its_rungs():
 
 def test_a_ladder_has_the_pictures_that_every_run_has():
     grey = torch.randint(0, 256, (60, 1, 4, 4), dtype=torch.uint8)
-    data = ImageDataModule(
-        lambda: dict.fromkeys(("train", "val", "test"), grey), dequantise, "8-bit", (1, 4, 4), "", 20
-    )
+    data = ImageDataModule(Held(grey, dequantise, "8-bit", {"val": grey}), 20)
     data.setup()
     with torch.no_grad():
         drawn = Pictures(images=16, dimensions=5)._pictures(ladder(), data)

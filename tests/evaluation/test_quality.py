@@ -148,7 +148,7 @@ def test_a_model_that_gives_its_data_back_is_perfect():
     data = opened(binarise)
 
     class Mirror:
-        root = torch.zeros(0)
+        device = torch.device("cpu")
 
         def reconstruct(self, x):
             return Normal(x, 1.0)
@@ -279,7 +279,7 @@ def test_pictures_are_judged_after_training_and_by_the_command_without_weights_t
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["nowhere", "--images", "1"], "--images is at least 2"),
+        (["nowhere", "--images", "1"], "--images is a number from 2 to 1000000, got 1"),
         (["nowhere", "--sampler", "flow"], "invalid choice: 'flow'"),
     ],
 )

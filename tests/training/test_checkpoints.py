@@ -377,7 +377,7 @@ def test_a_failure_is_marked_only_where_there_is_room(tmp_path, small_files):
 
 
 def test_a_log_without_room_prints_nothing(tmp_path, small_files, capsys):
-    from variata.run.run import quiet
+    from variata.run.launch import quiet
 
     quiet()
     handler = logging.FileHandler(tmp_path / "train.log")
