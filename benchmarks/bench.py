@@ -31,10 +31,10 @@ from variata.data.celeba import present
 from variata.data.module import ImageDataModule
 from variata.errors import RunError
 from variata.run import directory, loading
+from variata.run.assemble import assemble
 from variata.run.csv import CSV
 from variata.run.guard import guarded
 from variata.run.launch import quiet
-from variata.run.run import assemble
 from variata.training.callbacks import Progress
 from variata.training.module import Training
 

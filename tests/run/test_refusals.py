@@ -20,12 +20,12 @@ from variata.config.schema import checked
 from variata.errors import ConfigError, Defect, OutOfMemory, RunError
 from variata.run import directory
 from variata.run import wandb as loggers
+from variata.run.assemble import require_ahead
 from variata.run.csv import CSV
 from variata.run.launch import processes
 from variata.run.loading import load
 from variata.run.lock import alone
 from variata.run.ranks import cores
-from variata.run.run import require_ahead
 from variata.training.callbacks import Pictures
 
 CONFIG = yaml.safe_load((ROOT / "tests" / "run.yaml").read_text())

@@ -23,10 +23,10 @@ from test_training import Records, rows, run, weights
 from variata import atomic
 from variata.errors import ConfigError, DiskFull, Interrupted, RunError
 from variata.run import directory, disk
+from variata.run.assemble import require_validation
 from variata.run.csv import CSV
 from variata.run.job import Job, resumed
 from variata.run.launch import full_disk_told
-from variata.run.run import require_validation
 from variata.training import checkpoints
 from variata.training.callbacks import EMA
 from variata.training.saving import Best, EarlyStops, Last

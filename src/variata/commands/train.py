@@ -32,6 +32,7 @@ from variata.sweeps.options import options
 from variata.sweeps.request import require_jobs
 
 new: list[Path] = []  # run directories made up so far
+met: list[Exception] = []  # in a run: Hydra would tell of it too, with the words of the command
 
 
 def main() -> int:
@@ -52,6 +53,8 @@ def train() -> None:
     finally:
         for place in new:  # outputs/<data>-<model>/<run>
             remove_empty(place, *list(place.parents)[:2])
+    if met:
+        raise met.pop()
 
 
 def train_together(others: Ranks) -> None:
@@ -67,6 +70,14 @@ def train_together(others: Ranks) -> None:
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def job(config: DictConfig) -> None:
     """What Hydra calls for a run, and for each of several that its own launchers start."""
+    try:
+        begin(config)
+    except Exception as error:
+        met.append(error)
+
+
+def begin(config: DictConfig) -> None:
+    """Do a job in a run directory of its own."""
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         from variata.sweeps.launchers.local import apart
 

@@ -9,18 +9,23 @@ from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping
 from lightning.pytorch.loggers import Logger, WandbLogger
 
 from variata import atomic
-from variata.config.plain import Config
-from variata.config.schema import OURS
-from variata.config.targets import build, constructing
-from variata.core import VAE
-from variata.data.module import ImageDataModule
-from variata.errors import ConfigError, Diverged, Interrupted, UserError
+from variata.config.targets import build
+from variata.errors import Diverged, Interrupted, UserError
 from variata.evaluation.findings import Evaluation, Findings, Table
 from variata.run import directory, judge, loading, reader, secrets
+from variata.run.assemble import (
+    assemble,
+    callbacks,
+    pruning,
+    require_ahead,
+    require_batches,
+    require_validation,
+    share_limits,
+    trainer_of,
+)
 from variata.run.csv import CSV
 from variata.run.job import Job
 from variata.run.ranks import ranks
@@ -29,83 +34,69 @@ from variata.run.wandb import IDENTITY, finish, remembered
 from variata.signals import signals_to
 from variata.statuses import Status
 from variata.training import checkpoints
-from variata.training.callbacks import EMA, Pictures, Progress
-from variata.training.module import Training
+from variata.training.callbacks import Pictures, Progress
 from variata.training.saving import Best, EarlyStops, Last
 
 if TYPE_CHECKING:
-    from variata.run.pruning import Pruning
+    pass
 
 log = logging.getLogger("variata")
 
 BOUND = tuple(f"test/{name}" for name in ("elbo", "elbo_stderr", "rate", "distortion"))
-REMEDY = {"binary": "bernoulli", "8-bit": "gaussian or likelihood=discretized_logistic", "real": "gaussian"}
 
 
 class Run:
     """One run: its parts built and its data read, ready to start."""
 
     def __init__(self, job: Job) -> None:
-        self.job, config, folder = job, job.config, job.folder
-        self.config, self.folder = config, folder
-        self.best = folder / "checkpoints" / "best.ckpt"
-        self.resume: Path | None = None
-        earlier: dict[str, Any] = {}
-        if config["resume"]:  # a damaged checkpoint is told before anything is changed
-            self.resume, earlier = checkpoints.newest(self.best.parent)
-            require_ahead(config["trainer"], earlier)
-            if config["logger"] and (folder / IDENTITY).is_file():
-                remembered(folder / IDENTITY)
+        self.job, self.config, self.folder = job, job.config, job.folder
+        self.best = job.folder / "checkpoints" / "best.ckpt"
+        self.resume, earlier = self._earlier()
         torch.compiler.reset()  # jobs of a multirun may share the process
-        pl.seed_everything(config["seed"], verbose=False)
-        self.evaluations = judge.built(config["evaluate"])
+        pl.seed_everything(self.config["seed"], verbose=False)
+        self.evaluations = judge.built(self.config["evaluate"])
         self.said, self.tables = dict[str, str](), list[Table]()  # of what they found, at the end
-        self.data = loading.data_of(config)
-        self.training, self.vae = assemble(config, self.data)
-        ours = (*OURS["trainer"], "gradient_clip_val")
-        options = {name: value for name, value in config["trainer"].items() if name not in ours}
-        self.last = Last(folder / "checkpoints", config["checkpoint_every"])
+        self.data = loading.data_of(self.config)
+        self.training, self.vae = assemble(self.config, self.data)
+        self.last = Last(self.best.parent, self.config["checkpoint_every"])
         self.patient = False  # whether a signal waits for a place where all devices can stop
-        chosen: list[Callback] = [
-            build(node, f"callbacks.{name}") for name, node in config["callbacks"].items() if node
-        ]
         self.pruning = pruning(job.trial)
-        chosen += [self.pruning] if self.pruning else []
-        chosen.sort(key=lambda callback: isinstance(callback, EMA))  # pictures before it puts the raw weights back
-        self.pictures = [callback for callback in chosen if isinstance(callback, Pictures)]
-        self.trainer: pl.Trainer = build(
-            options,
-            "trainer",
-            logger=False,
-            callbacks=[Progress(), *chosen, EarlyStops(), self.last, Best(folder / "checkpoints")],
-            plugins=checkpoints.Files(),
-            default_root_dir=folder,
-            num_sanity_val_steps=0,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-        )
-        # Lightning's handler of SIGTERM talks to the other devices from wherever it interrupts this one
-        self.trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
-        self.data.trainer = self.trainer
-        self.data.seed = config["seed"]
-        if size := config["data"].get("batch_size_per_device"):
-            self.data.batch_size = size * self.trainer.world_size
-        self.data.setup()
-        for pictures in self.pictures:
-            pictures.require(self.data)
-        for evaluation in self.evaluations.values():
-            evaluation.require(self.data)
-        per_call = config["updates_per_call"] if self.trainer.world_size == 1 else 1
-        self.data.updates_per_call = min(per_call, self.data.updates_per_epoch)
-        require_batches(config["trainer"], self.data)
-        require_validation(config["trainer"], chosen)
-        share_limits(self.trainer, self.data)
+        self.callbacks = callbacks(self.config, self.pruning)
+        self.pictures = [callback for callback in self.callbacks if isinstance(callback, Pictures)]
+        around = [Progress(), *self.callbacks, EarlyStops(), self.last, Best(self.best.parent)]
+        self.trainer = trainer_of(self.config, self.folder, around)
+        self._read_data()
         self.training.meet(self.data.population())
-        self.results: dict[str, Any] = {
-            **directory.provenance(config, self.data.protocol),
-            "status": Status.FAILED.value,
-        }
+        known = directory.provenance(self.config, self.data.protocol)
+        self.results: dict[str, Any] = {**known, "status": Status.FAILED.value}
         self._start(earlier)
+
+    def _earlier(self) -> tuple[Path | None, dict[str, Any]]:
+        """The checkpoint to go on from and what it says; a damaged one is told before anything is changed."""
+        if not self.config["resume"]:
+            return None, {}
+        path, earlier = checkpoints.newest(self.best.parent)
+        require_ahead(self.config["trainer"], earlier)
+        if self.config["logger"] and (self.folder / IDENTITY).is_file():
+            remembered(self.folder / IDENTITY)
+        return path, earlier
+
+    def _read_data(self) -> None:
+        """Read the data, and refuse what does not go together with it."""
+        config, data = self.config, self.data
+        data.trainer, data.seed = self.trainer, config["seed"]
+        if size := config["data"].get("batch_size_per_device"):
+            data.batch_size = size * self.trainer.world_size
+        data.setup()
+        for pictures in self.pictures:
+            pictures.require(data)
+        for evaluation in self.evaluations.values():
+            evaluation.require(data)
+        per_call = config["updates_per_call"] if self.trainer.world_size == 1 else 1
+        data.updates_per_call = min(per_call, data.updates_per_epoch)
+        require_batches(config["trainer"], data)
+        require_validation(config["trainer"], self.callbacks)
+        share_limits(self.trainer, data)
 
     def _start(self, earlier: dict[str, Any]) -> None:
         if not self.trainer.is_global_zero:
@@ -241,78 +232,3 @@ class Run:
 def numbers(figures: Mapping[str, Any]) -> dict[str, float]:
     """Those that are numbers."""
     return {name: float(value) for name, value in figures.items() if isinstance(value, int | float)}
-
-
-def pruning(trial: dict[str, Any] | None) -> "Pruning | None":
-    """What asks a study whether to go on, for a trial of a search that prunes."""
-    if trial is None:
-        return None
-    from variata.run.pruning import Pruning
-
-    return Pruning(**trial)
-
-
-def require_ahead(options: dict[str, Any], earlier: dict[str, Any]) -> None:
-    """Refuse to go on to an end that has been passed."""
-    for name, done in (("max_epochs", earlier["epoch"]), ("max_steps", earlier["step"])):
-        if options[name] is not None and 0 <= options[name] < done:
-            raise ConfigError(
-                f"trainer.{name}={options[name]} is less than the run has done, {done}. Give {done} or more, or begin "
-                "another run."
-            )
-
-
-def require_batches(options: dict[str, Any], data: ImageDataModule) -> None:
-    """Refuse fractions of the data that are less than a batch, before training finds out."""
-    batches = {"train": len(data.train_dataloader()), **{split: data.batches(split) for split in ("val", "test")}}
-    for split, number in batches.items():
-        limit = options[f"limit_{split}_batches"]
-        if isinstance(limit, float) and 0 < limit * number < 1:
-            raise ConfigError(f"trainer.limit_{split}_batches={limit} of {number} batches is less than one.")
-
-
-def require_validation(options: dict[str, Any], chosen: list[Callback]) -> None:
-    """Refuse early stopping that would never judge."""
-    if not options["limit_val_batches"] and any(isinstance(callback, EarlyStopping) for callback in chosen):
-        raise ConfigError(
-            f"Early stopping judges validations, of which trainer.limit_val_batches={options['limit_val_batches']} "
-            "leaves none. Leave one of the two out."
-        )
-
-
-def share_limits(trainer: pl.Trainer, data: ImageDataModule) -> None:
-    """Translate limits for Lightning, which counts calls of one device, where the user counts updates and batches."""
-    if isinstance(limit := trainer.limit_train_batches, int):
-        data.updates_per_call = math.gcd(data.updates_per_call, limit)
-        trainer.limit_train_batches = limit // data.updates_per_call
-    for split in ("val", "test"):
-        limit = getattr(trainer, f"limit_{split}_batches")
-        data.limits[split] = judge.batches(limit, data, split)
-        setattr(trainer, f"limit_{split}_batches", 1.0 if limit else 0)
-
-
-def assemble(config: Config, data: ImageDataModule) -> tuple[Training, VAE]:
-    """The model and what trains it, of parts that fit together."""
-    if (shape := config["model"].get("shape", list(data.shape))) != list(data.shape):
-        raise ConfigError(f"model.shape={shape} is not that of the images, {list(data.shape)}. Leave it out.")
-    parts = {part: build(config[part], part) for part in ("model", "objective", "beta", "optimizer", "scheduler")}
-    vae = parts.pop("model")
-    if data.kind not in vae.likelihood.accepts:
-        raise ConfigError(
-            f"The likelihood {type(vae.likelihood).__name__} is no density of {data.kind} data, "
-            f"which {data.protocol} is; it accepts {', '.join(sorted(vae.likelihood.accepts))} data. "
-            f"Use likelihood={REMEDY[data.kind]}{', or another data.binarize' if 'binarize' in config['data'] else ''}."
-        )
-    trainer = config["trainer"]
-    training = Training(
-        vae,
-        **parts,
-        log_every=config["log_every"],
-        gradient_clip_val=trainer["gradient_clip_val"],
-        on_nan=trainer["on_nan"],
-        compile=config["compile"],
-        config=secrets.public(config),
-    )
-    with constructing("optimizer"):  # a wrong learning rate is told now, not when training starts
-        training.configure_optimizers()
-    return training, vae
