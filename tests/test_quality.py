@@ -148,7 +148,7 @@ def test_a_model_that_gives_its_data_back_is_perfect():
     data = opened(binarise)
 
     class Mirror:
-        root = torch.zeros(0)
+        device = torch.device("cpu")
 
         def reconstruct(self, x):
             return Normal(x, 1.0)
