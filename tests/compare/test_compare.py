@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import yaml
+from omegaconf import OmegaConf
 from PIL import Image
 
 from conftest import ROOT
@@ -28,10 +29,11 @@ from variata.compare.groups import grouped
 from variata.compare.importance import importance
 from variata.compare.statistics import pareto, ranks, summarise, welch
 from variata.config.plain import flat
+from variata.errors import RunError
 from variata.formatting import brief, order, printable, text
 from variata.metrics import LOW_ESS, METRICS
 from variata.run import reader
-from variata.run.directory import Loader
+from variata.run.directory import Loader, read_config
 from variata.run.reader import QUIET, read, read_below, read_curve
 
 CONFIG = yaml.load((ROOT / "tests" / "run.yaml").read_text(), Loader)  # as a run writes it
@@ -240,6 +242,21 @@ def test_a_configuration_has_one_level_and_says_everything_once():
         *(("prior", "B"), ("logger", None)),
     ]
     assert sorted(["10", "2", "1e-05", "word 10", "word 9"], key=order) == ["1e-05", "2", "10", "word 9", "word 10"]
+
+
+ODD = """
+odd: {a: 1e-3, b: '1e-3', c: 2026-01-01, d: yes, e: 1_000, f: .inf, g: null, h: 0x10, i: 1e5, j: 1:30,
+      k: [a, {b: ~}], 7: 8}
+"""
+
+
+def test_a_configuration_is_read_as_omegaconf_reads_it(tmp_path):
+    path = make_run(tmp_path / "run") / "config.yaml"
+    path.write_text(path.read_text() + ODD)
+    assert read_config(path.parent) == OmegaConf.to_container(OmegaConf.load(path))
+    path.write_text(path.read_text() + "seed: 1\n")  # twice
+    with pytest.raises(RunError, match="duplicate key seed"):
+        read_config(path.parent)
 
 
 @pytest.mark.parametrize("seeds", [(12345678, 12345679), (12345678.0, 12345679.0), (10**20, 10**20 + 1)])

@@ -254,6 +254,14 @@ def test_a_damaged_results_file_is_no_outcome(tmp_path, text):
     assert Outcome(Status.FINISHED, {"val/elbo": "abc"}).values(["val/elbo"]) == []
 
 
+@pytest.mark.parametrize("status", Status)
+def test_an_outcome_is_what_a_run_writes_down(tmp_path, status):
+    write_outcome(tmp_path, status)
+    recorded = {"finished": True, "pruned": True, "failed": False, "interrupted": False}
+    assert outcome(tmp_path).status == (status if status in recorded else "not begun")
+    assert status.well == recorded.get(status, False) == (status.exit_code == 0)
+
+
 @pytest.mark.parametrize("name", ["plain", "it's a=b", "a b,c", "back\\slash", "ends\\'", "[b]{c}"])
 def test_a_path_is_quoted_so_that_hydra_reads_it_back(name):
     word = OverridesParser.create().parse_override(f"hydra.sweep.dir={quoted(Path('/tmp') / name)}")
