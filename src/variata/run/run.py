@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
@@ -36,9 +36,6 @@ from variata.statuses import Status
 from variata.training import checkpoints
 from variata.training.callbacks import Pictures, Progress
 from variata.training.saving import Best, EarlyStops, Last
-
-if TYPE_CHECKING:
-    pass
 
 log = logging.getLogger("variata")
 
